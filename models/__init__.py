@@ -1,0 +1,1 @@
+"""Training code, one package an application."""

@@ -1,0 +1,30 @@
+"""The `deployment` asset: the newest proven image, live, asked its golden questions, or undone."""
+
+import dagster as dg
+
+from orchestration import keys, pages
+from orchestration.apps import App
+from orchestration.resources import Tandem
+from tandem import steps
+
+
+def deployment_asset(app: App) -> dg.AssetsDefinition:
+    """Makes the newest image that passed its checks live; what is live already is left alone."""
+
+    @dg.asset(
+        key=keys.key(app, "deployment"),
+        deps=[keys.key(app, "image")],
+        group_name=keys.RELEASE,
+        kinds={"flask"},
+        description="The live service, pinned by digest.",
+        pool=f"{app.name}_deployment",
+    )
+    def deployment(context: dg.AssetExecutionContext, tandem: Tandem) -> dg.MaterializeResult:
+        project = tandem.project(app)
+        deployed = steps.go_live(project)
+        return dg.MaterializeResult(
+            metadata=pages.of_deployment(deployed, app, project),
+            data_version=dg.DataVersion(deployed.live.digest),
+        )
+
+    return deployment

@@ -1,0 +1,72 @@
+"""The `model` asset: trained here, or published from elsewhere and reported by the sensor."""
+
+import dagster as dg
+import msgspec
+import pydantic
+
+from orchestration import keys, pages
+from orchestration.apps import App
+from orchestration.resources import Tandem
+from tandem import steps
+from tandem.project import Project
+from tandem.repository import Version
+
+
+def model_asset(app: App) -> dg.AssetsDefinition:
+    """Trains, evaluates, packages and publishes the next version; its data version is the package's
+    digest.
+    """
+    fields = {
+        field.name: (field.type, pydantic.Field(default=field.default))
+        for field in msgspec.structs.fields(app.training)
+    }
+    # The launchpad shows the training's own parameters with their defaults.
+    config_type = pydantic.create_model(f"{app.name.title()}Training", __base__=dg.Config, **fields)
+
+    @dg.asset(
+        key=keys.key(app, "model"),
+        group_name=keys.DATA_SCIENCE,
+        kinds={"scikitlearn", "onnx"},
+        owners=list(app.owners),
+        description="The newest published model version, as a verified package.",
+    )
+    def model(
+        context: dg.AssetExecutionContext,
+        config: config_type,
+        tandem: Tandem,
+    ) -> dg.MaterializeResult:
+        parameters = msgspec.convert(config.model_dump(), app.training)
+        project = tandem.project(app)
+        trained = steps.train(
+            project,
+            app.train,
+            parameters,
+            publisher=f"dagster run {context.run.run_id}",
+        )
+        return dg.MaterializeResult(
+            metadata=pages.of_training(trained, project),
+            data_version=dg.DataVersion(trained.version.digest),
+        )
+
+    return model
+
+
+def model_event(app: App, version: Version, project: Project) -> dg.AssetMaterialization:
+    """What is reported for a version that was published from elsewhere."""
+    return dg.AssetMaterialization(
+        keys.key(app, "model"),
+        metadata=pages.of_version(version, project),
+        tags={"dagster/data_version": version.digest},
+    )
+
+
+def made_here(version: Version) -> bool:
+    """Whether the `model` asset published it, which is a materialization of its own."""
+    return version.publisher.startswith("dagster run ")
+
+
+def report_judged(instance: dg.DagsterInstance, app: App, project: Project) -> None:
+    """Report the newest version again once it was judged: its page lacked what that measured."""
+    version = project.models.latest()
+    if version and not made_here(version):
+        instance.report_runless_asset_event(model_event(app, version, project))

@@ -1,0 +1,143 @@
+"""Asset checks: each reads or makes the verdict that the core keeps; the blocking ones stop what is
+downstream.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from orchestration import keys
+from orchestration.apps import App
+from orchestration.assets.model import report_judged
+from orchestration.resources import Tandem
+from tandem import steps
+from tandem.release import Proof
+
+MODEL_CHECKS = {
+    "good_enough": "reaches the floor, and is not worse than the live version on the same data",
+    "loads_safely": "loads with the application's own allow-list, and every file has its digest",
+    "answers_match": "gives its recorded answers again, from ONNX as from scikit-learn",
+}
+
+
+def build_checks(app: App) -> list[dg.AssetChecksDefinition]:
+    """The checks of one app; all but the last are blocking."""
+    return [
+        _model_checks(app),
+        _tests_pass(app),
+        _starts_and_answers(app),
+        _live_answers(app),
+        _as_released(app),
+    ]
+
+
+def _result(app: App, asset: str, proof: Proof) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=keys.key(app, asset),
+        check_name=proof.name,
+        passed=proof.passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=proof.summary,
+        metadata={"summary": proof.summary},
+    )
+
+
+def _model_checks(app: App) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(
+            name, asset=keys.key(app, "model"), description=description, blocking=True
+        )
+        for name, description in MODEL_CHECKS.items()
+    ]
+
+    @dg.multi_asset_check(name=f"{app.name}_model_checks", specs=specs)
+    def model_checks(
+        context: dg.AssetCheckExecutionContext, tandem: Tandem
+    ) -> Iterator[dg.AssetCheckResult]:
+        project = tandem.project(app)
+        judged = steps.is_judged(project)
+        proofs = steps.judge_newest_model(project)
+        if not judged:
+            report_judged(context.instance, app, project)
+        for proof in proofs:
+            yield _result(app, "model", proof)
+
+    return model_checks
+
+
+def _tests_pass(app: App) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=keys.key(app, "app_build"),
+        name="tests_pass",
+        blocking=True,
+        description="the commit's own tests passed in its locked environment",
+    )
+    def tests_pass(tandem: Tandem) -> dg.AssetCheckResult:
+        return _result(app, "app_build", steps.verdict_of_newest_build(tandem.project(app)))
+
+    return tests_pass
+
+
+def _starts_and_answers(app: App) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=keys.key(app, "image"),
+        name="starts_and_answers",
+        blocking=True,
+        description="that digest starts and gives the model's golden predictions",
+    )
+    def starts_and_answers(
+        context: dg.AssetCheckExecutionContext, tandem: Tandem
+    ) -> dg.AssetCheckResult:
+        record = steps.prove(tandem.project(app), run_id=context.run.run_id)
+        return _result(app, "image", record.proofs[0])
+
+    return starts_and_answers
+
+
+def _live_answers(app: App) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=keys.key(app, "deployment"),
+        name="live_answers",
+        blocking=True,
+        description="the live service says the released digest and gives the golden predictions",
+    )
+    def live_answers(tandem: Tandem) -> dg.AssetCheckResult:
+        return _result(app, "deployment", steps.ask_live(tandem.project(app)))
+
+    return live_answers
+
+
+AS_RELEASED = "as_released"
+
+
+def _as_released(app: App) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=keys.key(app, "deployment"),
+        name=AS_RELEASED,
+        # Not between going live and being recorded, when the two differ.
+        additional_deps=[keys.key(app, "release")],
+        description="record, target, registry and the service itself say the same; the truth "
+        "sensor looks again and again, and materializing `deployment` heals it",
+    )
+    def as_released(tandem: Tandem) -> dg.AssetCheckResult:
+        return _result(app, "deployment", truth_proof(steps.truth(tandem.project(app))))
+
+    return as_released
+
+
+def truth_proof(differences: list[str]) -> Proof:
+    """The verdict on what differs from the release record."""
+    told = "; ".join(differences) or "record, target, registry and service say the same"
+    return Proof(AS_RELEASED, not differences, told)
+
+
+def evaluation(app: App, asset: str, proof: Proof, *, blocking: bool) -> dg.AssetCheckEvaluation:
+    """What is reported of a check that no run has made."""
+    return dg.AssetCheckEvaluation(
+        asset_key=keys.key(app, asset),
+        check_name=proof.name,
+        passed=proof.passed,
+        metadata={"summary": proof.summary},
+        description=proof.summary,
+        blocking=blocking,
+    )

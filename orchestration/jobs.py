@@ -1,0 +1,83 @@
+"""Jobs of one app: train, build, image, release; each is a selection of its assets and their
+checks.
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from orchestration import keys
+from orchestration.apps import App
+from orchestration.resources import Tandem
+from tandem import steps
+
+
+def build_jobs(app: App, *, release_on: str) -> list[Any]:
+    """`APP_train`, `APP_build`, `APP_image`, `APP_release`; with `release_on` build, builds go on
+    to release.
+    """
+
+    def assets(*names: str) -> dg.AssetSelection:
+        return dg.AssetSelection.assets(*(keys.key(app, name) for name in names))
+
+    release = assets("deployment", "release")
+    onward = release if release_on == "build" else None
+
+    def job(what: str, selection: dg.AssetSelection, description: str) -> Any:
+        return dg.define_asset_job(
+            keys.job_name(app, what),
+            selection=selection,
+            description=description,
+            tags=keys.run_tags(app, "by hand in the Dagster UI"),
+        )
+
+    def with_release(selection: dg.AssetSelection) -> dg.AssetSelection:
+        return selection | onward if onward else selection
+
+    model_checks = dg.AssetSelection.checks_for_assets(keys.key(app, "model"))
+    return [
+        job("train", assets("model"), "Train, evaluate, package and publish the next model."),
+        job(
+            "build",
+            # Without the model's blocking checks: a refused model holds back nobody's code. `image`
+            # reads the verdicts itself.
+            with_release(assets("app_build", "image")),
+            "Test the newest commit and pack it with the newest accepted model.",
+        ),
+        job(
+            "image",
+            with_release(assets("image") | model_checks),
+            "Pack the newest model with the newest commit whose tests passed.",
+        ),
+        job("release", release, "Put the newest proven image live, and record it."),
+        _clean_up_job(app),
+    ]
+
+
+class CleanUpConfig(dg.Config):
+    """Whether to remove anything, or only to say what would go."""
+
+    dry_run: bool = False
+
+
+def _clean_up_job(app: App) -> dg.JobDefinition:
+    @dg.op(name=f"{app.name}_clean_up_op")
+    def clean_up(context: dg.OpExecutionContext, config: CleanUpConfig, tandem: Tandem) -> None:
+        done = steps.prune(tandem.project(app), dry_run=config.dry_run)
+        would = "would remove" if done.dry_run else "removed"
+        context.log.info(
+            f"{would} {len(done.images)} images ({done.image_bytes / 1e6:.1f} MB of layers) and "
+            f"model versions {done.models or 'none'}"
+        )
+        for digest in done.images:
+            context.log.info(f"{would} {digest}")
+
+    @dg.job(
+        name=keys.job_name(app, "clean_up"),
+        description="Remove images and model versions that nobody needs any more.",
+        tags=keys.run_tags(app, "by hand in the Dagster UI"),
+    )
+    def clean_up_job() -> None:
+        clean_up()
+
+    return clean_up_job

@@ -1,0 +1,266 @@
+"""The layer around Flask: what holds for every request, whatever its address.
+
+Request ids, bounds on what comes in, who may ask, room to work, headers of every answer; and
+afterwards the count, the line in the log and the span.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from serving import problems
+from serving.metrics import PATHS, path_of
+from serving.problems import Problem
+
+if TYPE_CHECKING:
+    from serving.app import Service
+    from serving.traces import Span
+
+JSON = "application/json"
+REQUEST_ID = "tandem.request_id"
+Start = Callable[..., Any]
+HEARD_OUT = 4
+"""Times the limit that a body may have and still be read to its end before it is refused."""
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
+_QUIET = {path_of(path) for path in ("/healthz", "/readyz", "/metrics", "/v2/health/live")}
+_SCORING = {path_of("/score"), path_of("/v2/models/x/infer")}
+
+_COMMON = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+]
+FOR_PROGRAMS = [
+    *_COMMON,
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cache-Control", "no-store"),
+]
+FOR_PEOPLE = [
+    *_COMMON,
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("X-Frame-Options", "DENY"),
+    ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
+    ("Cache-Control", "no-cache"),  # ask again, send again only if changed
+]
+
+
+class Edge:
+    """The WSGI callable that the server gets."""
+
+    def __init__(self, inner: Callable[..., Iterable[bytes]], service: Service) -> None:
+        self._inner = inner
+        self._service = service
+        self._metrics = service.metrics
+        self._draining = service.draining
+        self._access = service.access
+        self._log = service.log
+        self._traces = service.traces
+        settings = service.settings
+        self._limit = settings.max_body_bytes
+        self.bodies = Bodies(max(1, settings.threads // 3), settings.body_seconds)
+
+    def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+        began = time.perf_counter()
+        given = environ.get("HTTP_X_REQUEST_ID")
+        request_id = given if given and _SANE_ID.match(given) else os.urandom(16).hex()
+        environ[REQUEST_ID] = request_id
+        path = path_of(environ["PATH_INFO"])
+        span = None
+        if self._traces is not None and path not in _QUIET:
+            span = self._traces.begin(environ.get("HTTP_TRACEPARENT", ""))
+        status = 500
+
+        def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal status
+            status = int(line[:3])
+            people = environ.get("tandem.people")
+            headers.extend(FOR_PEOPLE if people else FOR_PROGRAMS)
+            headers.append(("X-Request-ID", request_id))
+            if self._draining.is_set() or environ.get("tandem.close"):
+                headers.append(("Connection", "close"))
+            return start_response(line, headers, exc_info)
+
+        self._metrics.began()
+        try:
+            return self._answer(environ, start, path)
+        finally:
+            seconds = time.perf_counter() - began
+            self._metrics.ended(path, status, seconds)
+            if span is not None:
+                self._traced(span, environ, path, status)
+            if self._log.requests and path not in _QUIET:
+                self._logged(environ, status, seconds, request_id, span)
+
+    def _answer(self, environ: dict[str, Any], start: Start, path: int) -> Iterable[bytes]:
+        """Flask's answer, or a problem where the request does not get that far."""
+        try:
+            if path not in _SCORING or environ["REQUEST_METHOD"] != "POST":
+                return self._inner(environ, start)
+            if not self._access.free:
+                self._access.admit(environ)
+            body = self.bodies.read(environ, self._limit)
+            environ["tandem.body"] = body
+            gate = self._service.gate_for(body)
+            try:
+                entered = gate.enter()
+            except Problem:
+                self._metrics.turned_away()
+                raise
+            try:
+                score = self._service.scoring.get(environ["PATH_INFO"])
+                if score is None:
+                    environ["wsgi.input"] = io.BytesIO(body)
+                    # Flask's answers are lists: all of the work is done when it returns.
+                    return self._inner(environ, start)
+                # The usual spellings of the addresses that nearly all requests have go past Flask,
+                # which costs more than the model.
+                content = score(json_body(environ))
+            finally:
+                gate.leave(entered)
+            start("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(content)))])
+            return [content]
+        except Problem as problem:
+            return self._refused(problem, environ, start)
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever it is
+            return self._refused(self.failed(error, environ), environ, start)
+
+    @staticmethod
+    def _refused(problem: Problem, environ: dict[str, Any], start: Start) -> list[bytes]:
+        # What is left of the body must not be taken for the next request.
+        environ["tandem.close"] = "tandem.body" not in environ
+        content = problems.body(problem, environ)
+        headers = [
+            ("Content-Type", problems.MEDIA_TYPE),
+            ("Content-Length", str(len(content))),
+            *problem.headers.items(),
+        ]
+        start(f"{problem.status} {HTTPStatus(problem.status).phrase}", headers)
+        return [content]
+
+    def _logged(
+        self,
+        environ: dict[str, Any],
+        status: int,
+        seconds: float,
+        request_id: str,
+        span: Span | None,
+    ) -> None:
+        line = {
+            "level": "info",
+            "message": "request",
+            "method": environ["REQUEST_METHOD"],
+            "path": environ["PATH_INFO"][:200],
+            "status": status,
+            "milliseconds": round(seconds * 1000, 3),
+            "client": environ.get("REMOTE_ADDR"),
+            "request_id": request_id,
+        }
+        if span is not None:
+            line["trace_id"] = span.trace_id
+        self._log.add(line)
+
+    def _traced(self, span: Span, environ: dict[str, Any], path: int, status: int) -> None:
+        assert self._traces is not None  # noqa: S101 - a span exists
+        method = environ["REQUEST_METHOD"]
+        attributes = {
+            "http.request.method": method,
+            "http.route": PATHS[path],
+            "url.path": environ["PATH_INFO"][:200],
+            "tandem.request_id": environ[REQUEST_ID],
+        }
+        self._traces.end(span, f"{method} {PATHS[path]}", status, attributes)
+
+    def failed(self, error: BaseException, environ: dict[str, Any]) -> Problem:
+        """Our own fault, with everything that finding it needs, in the log and only there."""
+        self._log(
+            "error",
+            f"{type(error).__name__}: {error}",
+            request_id=environ.get(REQUEST_ID),
+            traceback="".join(traceback.format_exception(error)),
+        )
+        return Problem(500, "The service failed to answer; its log has the reason.")
+
+
+def json_body(environ: dict[str, Any]) -> bytes:
+    """The body of a scoring request, which the edge has read. Raises Problem (415)."""
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if kind != JSON or "HTTP_CONTENT_ENCODING" in environ:
+        raise Problem(415, f"The body must be sent as {JSON}, not compressed.")
+    if "HTTP_INFERENCE_HEADER_CONTENT_LENGTH" in environ:
+        raise Problem(415, "Tensors must be sent as JSON: the binary extension is not spoken here.")
+    body: bytes = environ["tandem.body"]
+    return body
+
+
+class Bodies:
+    """Reads request bodies: whole, bounded in size and time, and only so many at once.
+
+    Each that is still coming holds a thread; `overdue` says whether somebody has to be cut off.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._began: dict[int, float] = {}
+
+    def read(self, environ: dict[str, Any], limit: int) -> bytes:
+        """The body. Raises Problem: 400 cut short, 408 too slow, 413 too long, 503 too many."""
+        text = environ.get("CONTENT_LENGTH") or ""
+        length = int(text) if text.isdecimal() and len(text) < 20 else None
+        # Most clients send all before they listen: what is only somewhat too long is taken and
+        # thrown away, so that they hear why and not just that the connection broke.
+        most = HEARD_OUT * limit
+        if length is not None and length > most:
+            raise _too_long(length, limit)
+        if len(self._began) >= self._most:
+            raise Problem(
+                503, "Too many requests are still being sent; try again.", {"Retry-After": "1"}
+            )
+        me = threading.get_ident()
+        began = self._began[me] = time.monotonic()
+        try:
+            stream = environ["wsgi.input"]
+            parts, size = [], 0
+            # No more than what is still to come: for more the server waits until the body's end.
+            left = most + 1 if length is None else length
+            while size != length and (part := stream.read(min(left - size, 1 << 16))):
+                size += len(part)
+                if size <= limit:
+                    parts.append(part)
+                else:
+                    parts.clear()
+                if size > most or time.monotonic() - began > self._seconds:
+                    break
+        finally:
+            del self._began[me]
+        if size > limit:
+            raise _too_long(length, limit)
+        if time.monotonic() - began > self._seconds:
+            raise Problem(408, f"The body did not arrive within {self._seconds:g} seconds.")
+        if length is not None and size != length:
+            raise Problem(400, f"The body ended after {size} of {length} bytes.")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def overdue(self) -> bool:
+        """Whether a body takes longer than it may."""
+        oldest = min(list(self._began.values()), default=None)
+        return oldest is not None and time.monotonic() - oldest > self._seconds
+
+
+def _too_long(length: int | None, limit: int) -> Problem:
+    told = "more than that" if length is None else f"{length} bytes"
+    return Problem(413, f"At most {limit} bytes are taken, the body has {told}.")

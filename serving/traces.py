@@ -1,0 +1,168 @@
+"""Traces: a span for each sampled request, sent as OTLP over HTTP in JSON when an endpoint is set.
+
+The protocol is one POST of plain JSON (OpenTelemetry Protocol 1.x, "JSON Protobuf Encoding"; W3C
+Trace Context for `traceparent`), which the standard library can do. OpenTelemetry's own packages
+would bring a dozen more libraries into the image.
+"""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import os
+import re
+import threading
+import time
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tandem.errors import SettingError
+
+KEPT = 5000
+BATCH = 512
+PERIOD = 2.0
+PATIENCE = 5.0
+"""Seconds for a collector to answer."""
+_PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
+
+
+class Span(msgspec.Struct, frozen=True):
+    """One request's place in a trace; ids in hex. `began` is in nanoseconds since 1970."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    began: int
+
+
+class Traces:
+    """Samples requests and sends their spans from a thread of its own."""
+
+    def __init__(
+        self, url: str, headers: Mapping[str, str], resource: Mapping[str, str], ratio: float
+    ) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SettingError(
+                f"OTEL_EXPORTER_OTLP_ENDPOINT={url!r}: expected the URL of an OTLP/HTTP collector"
+            )
+        self._https = parts.scheme == "https"
+        self._host = parts.netloc.rpartition("@")[2]
+        self._path = parts.path or "/"
+        self._headers = {"Content-Type": "application/json", **headers}
+        self._resource = {"attributes": _attributes(resource)}
+        self._threshold = int(ratio * (1 << 64))
+        self._spans: collections.deque[dict[str, Any]] = collections.deque(maxlen=KEPT)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.failed = 0
+
+    def begin(self, traceparent: str) -> Span | None:
+        """The span of a request that carries this header; None when it is not sampled."""
+        if found := _PARENT.match(traceparent):
+            trace_id, parent_id, flags = found.groups()
+            if not int(flags, 16) & 1:
+                return None
+        else:
+            trace_id, parent_id = os.urandom(16).hex(), ""
+            if int(trace_id[16:], 16) >= self._threshold:
+                return None
+        return Span(trace_id, os.urandom(8).hex(), parent_id, time.time_ns())
+
+    def end(self, span: Span, name: str, status: int, attributes: Mapping[str, Any]) -> None:
+        """The request was answered."""
+        self._spans.append(
+            {
+                "traceId": span.trace_id,
+                "spanId": span.span_id,
+                "parentSpanId": span.parent_id,
+                "name": name,
+                "kind": 2,
+                "startTimeUnixNano": str(span.began),
+                "endTimeUnixNano": str(time.time_ns()),
+                "attributes": _attributes({**attributes, "http.response.status_code": status}),
+                "status": {"code": 2 if status >= 500 else 0},
+            }
+        )
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send what is left."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(2 * PATIENCE)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(PERIOD):
+            self._send_all()
+        self._send_all()
+
+    def _send_all(self) -> None:
+        while self._spans:
+            spans: list[dict[str, Any]] = []
+            while self._spans and len(spans) < BATCH:
+                spans.append(self._spans.popleft())
+            scoped = {"scope": {"name": "tandem.serving"}, "spans": spans}
+            body = {"resourceSpans": [{"resource": self._resource, "scopeSpans": [scoped]}]}
+            try:
+                self._send(msgspec.json.encode(body))
+            except (OSError, http.client.HTTPException, ValueError):
+                self.failed += len(spans)  # a collector that is away must not fill the memory
+                return
+
+    def _send(self, body: bytes) -> None:
+        kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
+        connection = kind(self._host, timeout=PATIENCE)
+        try:
+            connection.request("POST", self._path, body, self._headers)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status >= 400:
+                raise http.client.HTTPException(f"the collector answers {answer.status}")
+        finally:
+            connection.close()
+
+
+def from_environment(environ: Mapping[str, str], resource: Mapping[str, str]) -> Traces | None:
+    """Traces as OpenTelemetry's own variables ask for them; None without an endpoint."""
+    url = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
+    if not url:
+        base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
+        if not base:
+            return None
+        url = base.rstrip("/") + "/v1/traces"
+    try:
+        ratio = float(environ.get("OTEL_TRACES_SAMPLER_ARG") or 1)
+    except ValueError:
+        ratio = -1
+    if not 0 <= ratio <= 1:
+        raise SettingError(
+            f"OTEL_TRACES_SAMPLER_ARG={environ['OTEL_TRACES_SAMPLER_ARG']!r}: "
+            "expected a number from 0 to 1"
+        )
+    headers = _pairs(environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
+    named = {"service.name": environ.get("OTEL_SERVICE_NAME") or resource["service.name"]}
+    extra = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    return Traces(url, headers, {**resource, **extra, **named}, ratio)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    split = (item.partition("=") for item in text.split(",") if "=" in item)
+    return {key.strip(): urllib.parse.unquote(value.strip()) for key, _, value in split}
+
+
+def _attributes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": key,
+            "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value},
+        }
+        for key, value in values.items()
+    ]

@@ -1,0 +1,107 @@
+"""Container images as immutable values, and registries behind one small protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Literal, Protocol
+
+import msgspec
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
+LAYER_GZIP = LAYER_TAR + "+gzip"
+LAYER_ZSTD = LAYER_TAR + "+zstd"
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes just moved."""
+
+
+class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """A blob or manifest by content, as the OCI image specification writes it; `size` in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: Mapping[str, str] | None = None
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer: its blob, and the digest of the uncompressed tar, which the config names."""
+
+    descriptor: Descriptor
+    diff_id: str
+    kind: str = ""
+    """What it holds: `base`, `dependencies`, `application`, `model`."""
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to one blob: `sent` counts the bytes that went over the wire."""
+
+    digest: str
+    size: int
+    how: Literal["uploaded", "mounted", "present"]
+    sent: int
+    seconds: float
+
+
+class Registry(Protocol):
+    """One repository of a registry, or an OCI image layout folder.
+
+    Methods raise `RegistryError`. What is written is whole or not there; what is read is verified
+    against its digest.
+    """
+
+    url: str
+    """What the settings call it, without any secret."""
+
+    def reference(self, digest: str) -> str:
+        """How a person's tools name the image: `HOST/REPOSITORY@sha256:…`."""
+
+    def head_blob(self, digest: str) -> int | None:
+        """The blob's size in bytes, or None where the registry has no such blob."""
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        open: Callable[[], AbstractContextManager[BinaryIO]],
+        *,
+        mount_from: str | None = None,
+        absent: bool = False,
+        progress: Progress | None = None,
+    ) -> Transfer:
+        """Make sure the blob is there: ask, mount, then stream what `open` gives.
+
+        One that is known to be `absent` is not asked for. A retry may open it again from the start.
+        """
+
+    def get_blob(self, digest: str) -> Iterator[bytes]:
+        """The blob in chunks; raises `RegistryError` at the end when its digest is another."""
+
+    def get_manifest(self, reference: str) -> tuple[Descriptor, bytes] | None:
+        """The manifest or index of a tag or digest, its exact bytes; None where there is none."""
+
+    def put_manifest(self, data: bytes, media_type: str, *, tag: str | None = None) -> Descriptor:
+        """Store a manifest whose blobs are all there, by digest and, for people, under `tag`."""
+
+    def tags(self) -> dict[str, str] | list[str]:
+        """The tags there are."""
+
+    def delete(self, reference: str) -> None:
+        """Remove a tag or a manifest by digest; no error when it is not there."""
+
+
+def open_registry(url: str) -> Registry:
+    """The registry that `url` names: `oci:FOLDER` or `HOST/REPOSITORY`.
+
+    Raises `SettingError` for any other form. Nothing is contacted yet.
+    """
+    if url.startswith("oci:"):
+        from tandem.oci.layout import LayoutRegistry
+
+        return LayoutRegistry(url)
+    from tandem.oci.remote import RemoteRegistry
+
+    return RemoteRegistry(url)

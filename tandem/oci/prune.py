@@ -1,0 +1,139 @@
+"""Remove images that nobody needs any more, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from tandem.errors import RegistryError
+from tandem.oci import Registry
+from tandem.oci.attest import fallback_tag, referrers
+from tandem.oci.image import Image, pull
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """One image that was removed, or would be."""
+
+    digest: str
+    tags: tuple[str, ...]
+    what: str
+    """`image`, or `app image` for one without a model."""
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What a clean-up did or would do. `bytes` counts the layers that no other image has."""
+
+    removed: tuple[Removed, ...]
+    kept: tuple[str, ...]
+    bytes: int
+    dry_run: bool
+
+
+def prune(
+    registry: Registry,
+    newest_first: Sequence[str],
+    *,
+    app: str,
+    keep: Collection[str],
+    number: int,
+    dry_run: bool = False,
+) -> Pruned:
+    """Remove the app's images beyond the `number` newest, except those in `keep`.
+
+    `newest_first` are the digests of all its recorded images; what is in no record is not touched,
+    because it may be on its way. `keep` names what is live, in the rollback window, or named by a
+    release record. The image without a model goes when no image that stays was made from it. The
+    registry frees the layers' bytes when it next collects its garbage; a folder now, except those
+    of the last hour.
+    """
+    if number < 1:
+        raise RegistryError(f"prune keeps at least 1 image, not {number}")
+    there = _images(registry, app)
+    recorded = list(dict.fromkeys(newest_first))
+    spared = set(recorded[:number]) | set(keep)
+    going = {digest for digest in recorded if digest in there and digest not in spared}
+    staying = {digest: one for digest, one in there.items() if digest not in going}
+    # An image without a model is gone with the last image that was made from it.
+    made_from = [there[digest][0] for digest in going]
+    needed = [image for image, _ in staying.values() if _has_model(image)]
+    for digest, (image, _) in list(staying.items()):
+        used = any(_is_below(image, other) for other in needed)
+        was_used = any(_is_below(image, other) for other in made_from)
+        if not _has_model(image) and was_used and not used and digest not in spared:
+            going.add(digest)
+            del staying[digest]
+    blobs = {one.descriptor.digest for image, _ in staying.values() for one in image.layers}
+    freed = {
+        one.descriptor.digest: one.descriptor.size
+        for digest in going
+        for one in there[digest][0].layers
+        if one.descriptor.digest not in blobs
+    }
+    removed = [
+        Removed(
+            digest=digest,
+            tags=tuple(sorted(there[digest][1])),
+            what="image" if _has_model(there[digest][0]) else "app image",
+        )
+        # Oldest first: a clean-up that is stopped half-way has removed the least wanted.
+        for digest in sorted(going, key=lambda one: _age(recorded, one), reverse=True)
+    ]
+    if not dry_run:
+        for one in removed:
+            _remove(registry, one.digest)
+        if collect := getattr(registry, "collect", None):
+            collect()
+    return Pruned(
+        removed=tuple(removed),
+        kept=tuple(sorted(staying)),
+        bytes=sum(freed.values()),
+        dry_run=dry_run,
+    )
+
+
+def _images(registry: Registry, app: str) -> dict[str, tuple[Image, list[str]]]:
+    """The images of an app that have a tag, by digest."""
+    found: dict[str, tuple[Image, list[str]]] = {}
+    for tag in registry.tags():
+        if tag.startswith("sha256-"):
+            continue
+        manifest = registry.get_manifest(tag)
+        if manifest is None:
+            continue
+        digest = manifest[0].digest
+        if digest in found:
+            found[digest][1].append(tag)
+            continue
+        try:
+            image = pull(registry, digest)
+        except RegistryError:
+            continue  # not an image: somebody else's
+        if image.labels.get("tandem.app") == app:
+            found[digest] = (image, [tag])
+    return found
+
+
+def _has_model(image: Image) -> bool:
+    return "tandem.model.digest" in image.labels
+
+
+def _is_below(app_image: Image, image: Image) -> bool:
+    """Whether an image is made of another's layers and more."""
+    mine = [layer.diff_id for layer in app_image.layers]
+    return [layer.diff_id for layer in image.layers][: len(mine)] == mine
+
+
+def _age(recorded: Sequence[str], digest: str) -> int:
+    return recorded.index(digest) if digest in recorded else len(recorded)
+
+
+def _remove(registry: Registry, digest: str) -> None:
+    """An image and what refers to it; the image first, so that none is there half-explained."""
+    about = referrers(registry, digest)
+    listed = registry.get_manifest(fallback_tag(digest))
+    registry.delete(digest)
+    for one in about:
+        registry.delete(one.digest)
+    if listed:
+        registry.delete(listed[0].digest)

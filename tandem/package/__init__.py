@@ -1,0 +1,111 @@
+"""The model package: a folder with a manifest, ONNX, skops and golden files; verified and opened.
+
+A package is untrusted input. `read` checks every name, size and sha256; `load_estimator` and
+`open_predictor` check the inside of the files before scikit-learn or onnxruntime see them. Nothing
+here ever unpickles.
+
+    manifest.json    what the model is, what made it, and the sha256 and size of every other file
+    model.onnx       the fast path: there when conversion worked and its answers match the
+                     estimator's
+    model.skops      the estimator (absent when an ONNX file was published by itself)
+    golden.json      inputs with the answers that were recorded when the package was written
+    evaluation.json  optional, beside the package: held-out rows with the truth, for gates; never
+                     packed into an image
+
+`tandem.packing` writes them; the image holds this folder alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tandem.package.format import (
+    DTYPES,
+    EVALUATION,
+    GOLDEN,
+    MANIFEST,
+    MAX_ELEMENTS,
+    MAX_EVALUATION,
+    ONNX,
+    SKOPS,
+    Evaluation,
+    Feature,
+    File,
+    Golden,
+    HeldOut,
+    Layout,
+    Manifest,
+    Picture,
+    Prediction,
+    Statistics,
+    Task,
+)
+from tandem.package.libraries import check_libraries, library_versions, locked_versions
+from tandem.package.onnx_file import check_onnx
+from tandem.package.predicting import (
+    OnnxPredictor,
+    estimator_answers,
+    onnx_dtype,
+    onnx_session,
+    open_predictor,
+)
+from tandem.package.reading import Package, check_manifest, check_name, decode_manifest, read
+from tandem.package.rows import as_array, as_rows, predictions_of, row_shape
+from tandem.package.skops_file import TRUSTED, load_estimator, load_skops, refuse_pickle
+
+if TYPE_CHECKING:
+    from tandem.packing import write
+
+__all__ = [
+    "DTYPES",
+    "EVALUATION",
+    "GOLDEN",
+    "MANIFEST",
+    "MAX_ELEMENTS",
+    "MAX_EVALUATION",
+    "ONNX",
+    "SKOPS",
+    "TRUSTED",
+    "Evaluation",
+    "Feature",
+    "File",
+    "Golden",
+    "HeldOut",
+    "Layout",
+    "Manifest",
+    "OnnxPredictor",
+    "Package",
+    "Picture",
+    "Prediction",
+    "Statistics",
+    "Task",
+    "as_array",
+    "as_rows",
+    "check_libraries",
+    "check_manifest",
+    "check_name",
+    "check_onnx",
+    "decode_manifest",
+    "estimator_answers",
+    "library_versions",
+    "load_estimator",
+    "load_skops",
+    "locked_versions",
+    "onnx_dtype",
+    "onnx_session",
+    "open_predictor",
+    "predictions_of",
+    "read",
+    "refuse_pickle",
+    "row_shape",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: the image holds this folder without the file that writes packages.
+    if name == "write":
+        from tandem.packing import write
+
+        return write
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

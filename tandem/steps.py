@@ -1,0 +1,738 @@
+"""The steps of a release: build, judge, pack, prove, go live, record; each may be killed and run
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tandem import ask, gates
+from tandem.build import (
+    AppBuild,
+    TestReport,
+    clean_folder,
+    locked_environment,
+    read_recipe,
+    run_tests,
+)
+from tandem.errors import BuildError, NotFound, RegistryError, TandemError, TargetError
+from tandem.oci import Layer, Transfer
+from tandem.package import Package, locked_versions
+from tandem.project import Project
+from tandem.release import (
+    AppRef,
+    ImageRecord,
+    ModelRef,
+    PassedOver,
+    Proof,
+    ReleaseRecord,
+    changes,
+    now,
+)
+from tandem.repository import Version
+from tandem.targets import DeployRequest, Live, run_once
+
+if TYPE_CHECKING:
+    from tandem.oci.attest import Facts
+
+log = logging.getLogger("tandem")
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest commit whose tests passed and the newest accepted model, and what was passed over
+    for them.
+    """
+
+    build: AppBuild
+    version: Version
+    passed_over: list[PassedOver]
+
+
+class Packed(msgspec.Struct, frozen=True, kw_only=True):
+    """An image in the registry, not yet proven. `transfers`: what happened to each blob; `seconds`
+    in all.
+    """
+
+    digest: str
+    reference: str
+    app: AppRef
+    model: ModelRef
+    tests: str
+    layers: list[Layer]
+    transfers: list[Transfer]
+    components: int
+    passed_over: list[PassedOver]
+    seconds: float
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is live; `changed` is False when it was live already."""
+
+    live: Live
+    details: Mapping[str, Any]
+    """All that the target knows: processes, pods, events."""
+    image: ImageRecord
+    changed: bool
+    seconds: float
+    passed_over: list[PassedOver]
+
+
+# --- the app build
+
+
+def build_app(project: Project, sha: str | None = None, *, again: bool = False) -> AppBuild:
+    """Test commit `sha` (by default the newest) and make its layers; a tree that passed before is
+    found again.
+
+    A report of failed tests is a result too. `again` runs the tests although there is a build of
+    this tree. Raises `SourceError`, `BuildError` and `RegistryError`.
+    """
+    source = project.source
+    commit = source.commit(sha) if sha else source.newest()
+    left_out = source.left_out()
+    for path in left_out[:5]:
+        log.info("left out, because it is not committed: %s", path)
+    known = project.builds.of(commit.tree)
+    if known and not again and _still_good(project, known):
+        log.info("commit %s: tree %s was built before", commit.short, commit.tree[:10])
+        build = msgspec.structs.replace(
+            known, commit=commit.sha, subject=commit.subject, time=commit.time, left_out=left_out
+        )
+        if known.commit != commit.sha:
+            project.builds.keep(build)
+        return build
+    log.info("building commit %s %s", commit.short, commit.subject)
+    with clean_folder(project.state, "checkouts") as folder:
+        source.checkout(commit.sha, folder)
+        recipe = read_recipe(folder, project.app)
+        python = locked_environment(folder / recipe.test_lock, project.state / "environments")
+        report = run_tests(folder, recipe, python=python)
+        log.info("tests of %s: %s", commit.short, report.summary)
+        build = AppBuild(
+            commit=commit.sha,
+            tree=commit.tree,
+            subject=commit.subject,
+            time=commit.time,
+            report=report,
+            recipe=recipe,
+            made_for=_made_for(project),
+            left_out=left_out,
+        )
+        if report.passed:
+            build = _make_app_image(project, folder, build)
+    project.builds.keep(build)
+    return build
+
+
+def _make_app_image(project: Project, folder: Path, build: AppBuild) -> AppBuild:
+    from tandem.oci.app_image import make_app_image
+    from tandem.oci.attest import attach_materials
+    from tandem.oci.image import digest_of, push
+
+    recipe, lock = build.recipe, folder / build.recipe.lock
+    tag = f"app-{build.tree[:12]}"
+    made = make_app_image(
+        folder,
+        recipe.paths,
+        lock,
+        cache=project.state / "cache",
+        registry=project.registry,
+        tag=tag,
+        app=project.app,
+        commit="",  # of the tree alone: the commit is written when the model is put on
+        builder=project.settings.builder,
+        base=project.settings.base_image,
+        command=recipe.command,
+        progress=log.info,
+    )
+    transfers = push(
+        project.registry,
+        made.image,
+        made.sources,
+        tag=tag,
+        mount_from=made.mount_from,
+        progress=_uploading(),
+    )
+    attach_materials(project.registry, made.image, made.components, app=project.app)
+    return msgspec.structs.replace(
+        build,
+        image=made.image.digest,
+        layers=list(made.image.layers),
+        transfers=transfers,
+        lock_digest=digest_of(lock.read_bytes()),
+        locked=locked_versions(lock.read_text(encoding="utf-8")),
+        base_digest=made.base,
+        builder=made.builder,
+        components=len(made.components),
+    )
+
+
+def _made_for(project: Project) -> str:
+    """What decides, beside the tree, what an app image is."""
+    settings = project.settings
+    python = "" if settings.base_image else f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"{settings.builder} on {settings.base_image or f'host Python {python}'}"
+
+
+def _still_good(project: Project, build: AppBuild) -> bool:
+    if not build.report.passed:
+        return True
+    return (
+        build.image is not None
+        and build.made_for == _made_for(project)
+        and _has_image(project, build.image)
+    )
+
+
+def _uploading() -> Callable[[int], None]:
+    """Counts bytes, and says every few seconds how many have gone up."""
+    moved, told = 0, time.monotonic()
+
+    def progress(count: int) -> None:
+        nonlocal moved, told
+        moved += count
+        if time.monotonic() - told > 3:
+            told = time.monotonic()
+            log.info("uploading: %.0f MB so far", moved / 1e6)
+
+    return progress
+
+
+def verdict_of_newest_build(project: Project) -> Proof:
+    """Whether the newest built commit's tests passed, with the failures by name."""
+    for commit in project.source.history(50):
+        if build := project.builds.of(commit.tree):
+            return Proof("tests_pass", build.passed, tests_in_words(build.report))
+    return Proof("tests_pass", False, "no commit was built yet")
+
+
+# --- the model
+
+
+def train(
+    project: Project, trainer: Callable[..., Any], parameters: msgspec.Struct, *, publisher: str
+) -> Any:
+    """Train with `parameters` and publish the next version; returns what the trainer tells for the
+    asset page.
+    """
+    commit = ""
+    try:
+        commit = project.source.newest().sha
+    except TandemError as problem:
+        log.info("the training commit is not known: %s", problem)
+    return trainer(
+        parameters,
+        repository=project.models,
+        state=project.state,
+        training_commit=commit or None,
+        publisher=publisher,
+        progress=log.info,
+    )
+
+
+def judge_newest_model(project: Project) -> list[Proof]:
+    """The stored verdict on the newest version; judged now where there is none yet."""
+    version = project.models.latest()
+    if version is None:
+        return [
+            Proof(name, False, f"no model {project.app} is published yet")
+            for name in ("good_enough", "loads_safely", "answers_match")
+        ]
+    verdict = _judge(project, version.number)
+    return [Proof(check.name, check.passed, check.summary) for check in verdict.checks]
+
+
+def _overruled(project: Project, number: int) -> str:
+    verdict = gates.verdict(project.models, number)
+    if verdict is None or not verdict.overruled_by:
+        return ""
+    return f"{verdict.overruled_by}: {verdict.overruled_reason}"
+
+
+def is_judged(project: Project) -> bool:
+    """Whether there is a verdict on the newest version."""
+    version = project.models.latest()
+    return version is None or gates.verdict(project.models, version.number) is not None
+
+
+def _judge(project: Project, number: int) -> gates.Verdict:
+    champion = project.ledger.releases.latest()
+    try:
+        # A model is judged by the libraries that it would be served with.
+        lock = newest_green(project)[0].locked or None
+    except TandemError:
+        lock = None
+    return gates.judge(
+        project.models,
+        number,
+        floor=project.gate.floor,
+        metric=project.gate.metric,
+        champion=champion.model.version if champion else None,
+        cache=project.state / "models",
+        lock=lock,
+    )
+
+
+# --- the image
+
+
+def choose_pair(project: Project) -> Pair:
+    """The newest commit of the branch whose tests passed, with the newest model that was accepted.
+
+    Raises `TandemError` saying what is missing when there is no such commit or no such model.
+    """
+    build, passed_over = newest_green(project)
+    newest = project.models.latest()
+    if newest is None:
+        raise TandemError(
+            f"no model {project.app} is published yet: `tandem publish`, or train one"
+        )
+    version, refused = gates.newest_accepted(
+        project.models, judge_missing=lambda number: _judge(project, number)
+    )
+    passed_over += [PassedOver("model", f"v{number}", reason) for number, reason in refused]
+    if version is None:
+        raise TandemError(
+            f"no version of model {project.app} was accepted: v{newest.number} was refused, "
+            f"{refused[0][1] if refused else 'see its checks'}"
+        )
+    return Pair(build=build, version=version, passed_over=passed_over)
+
+
+def pack(project: Project, *, run_id: str = "") -> Packed:
+    """Put the newest accepted model as one more layer on the newest tested app image, in the
+    registry.
+
+    The same pair gives the same digest, and then nothing is uploaded. Raises `TandemError` when
+    there is no pair.
+    """
+    from tandem.oci.attest import attest, signing_key
+    from tandem.oci.image import push_on_top
+    from tandem.oci.layer import model_layer
+
+    started = time.monotonic()
+    pair = choose_pair(project)
+    build, version = pair.build, pair.version
+    package = _package(project, version.number)
+    app = AppRef(name=project.app, commit=build.commit, tree=build.tree, subject=build.subject)
+    model = ModelRef(
+        name=project.app,
+        version=version.number,
+        digest=version.digest,
+        metrics=dict(version.manifest.metrics),
+        overruled=_overruled(project, version.number),
+    )
+    if build.image is None:
+        raise BuildError(f"commit {build.commit} passed its tests but has no image: build it again")
+    last = _packed(project)
+    image, transfers = push_on_top(
+        project.registry,
+        build.image,
+        lambda: model_layer(package.folder, into=project.state / "layers"),
+        lambda app_image: app_image.with_config(
+            env=_environment(app, model),
+            labels=_labels(project, app, model),
+            created=build.time,
+        ),
+        tag=f"{build.commit[:12]}-m{version.number}",
+        expect_new=last is None or last.model.digest != model.digest,
+        cache=project.state / "cache" / "configs",
+        progress=_uploading(),
+    )
+    attest(
+        project.registry,
+        image,
+        _facts(project, build, model, run_id),
+        app_image=build.image,
+        signer=signing_key(),
+    )
+    packed = Packed(
+        digest=image.digest,
+        reference=project.registry.reference(image.digest),
+        app=app,
+        model=model,
+        tests=build.report.summary,
+        layers=list(image.layers),
+        transfers=transfers,
+        components=build.components,
+        passed_over=pair.passed_over,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    project.store.put(_packed_key(project), msgspec.json.encode(packed))
+    log.info(
+        "packed commit %s with model v%d: %s", build.commit[:10], version.number, image.digest[:19]
+    )
+    return packed
+
+
+def newest_green(project: Project) -> tuple[AppBuild, list[PassedOver]]:
+    """The build of the branch's newest commit whose tests passed, and the newer ones that are red.
+
+    Raises `TandemError` when there is none.
+    """
+    passed_over: list[PassedOver] = []
+    try:
+        project.source.newest()
+    except TandemError as problem:
+        # A vanished branch or a remote that is away holds back nobody's model: what was seen of it
+        # still stands.
+        log.warning("%s; the commits seen last are used", problem)
+    for commit in project.source.history():
+        build = project.builds.of(commit.tree)
+        if build is None:
+            continue  # a newer commit came in the same moment, or it is not built yet
+        if build.passed:
+            return msgspec.structs.replace(
+                build, commit=commit.sha, subject=commit.subject
+            ), passed_over
+        passed_over.append(PassedOver("commit", commit.sha, tests_in_words(build.report)))
+    reason = passed_over[0].reason if passed_over else "none was built yet"
+    raise TandemError(f"no commit of {project.source.branch} passed its tests: {reason}")
+
+
+def prove(project: Project, *, run_id: str = "") -> ImageRecord:
+    """Start the image that was packed last, replay its model's golden predictions, and record the
+    verdict.
+
+    An image that does not start or answers otherwise is recorded as not good. Raises `TandemError`
+    when it
+    could not be tried at all; then nothing is recorded.
+    """
+    packed = _packed(project)
+    if packed is None:
+        raise TandemError("no image was packed yet: materialize `image` first")
+    package = _package(project, packed.model.version)
+    started = time.monotonic()
+    try:
+        with run_once(
+            project.registry,
+            packed.digest,
+            state=project.state / "target",
+            engine=_engine(project),
+        ) as url:
+            ask.check_version(url, digest=packed.digest)
+            report = ask.ask_golden(url, package.golden())
+        proof = Proof(
+            "starts_and_answers",
+            True,
+            f"started, and gave {report.questions} of {report.questions} golden predictions "
+            f"(largest difference {report.largest_difference:.1e}) "
+            f"in {time.monotonic() - started:.1f} s",
+        )
+    except TargetError as problem:
+        proof = Proof("starts_and_answers", False, str(problem))
+    log.info("%s: %s", packed.digest[:19], proof.summary)
+    newest = project.ledger.images.latest()
+    if newest and newest.digest == packed.digest and newest.good == proof.passed:
+        return newest  # proven again, with the same verdict
+    return project.ledger.images.append(
+        lambda number: ImageRecord(
+            number=number,
+            digest=packed.digest,
+            reference=packed.reference,
+            app=packed.app,
+            model=packed.model,
+            tests=packed.tests,
+            good=proof.passed,
+            proofs=[proof],
+            passed_over=packed.passed_over,
+            created=now(),
+            run_id=run_id,
+        )
+    )
+
+
+# --- live
+
+
+def next_deployment(project: Project) -> DeployRequest:
+    """What `go_live` would ask of the target. Raises `TandemError` when no image was proven yet."""
+    return _request(project, _newest_image(project)[0])
+
+
+def _newest_image(project: Project) -> tuple[ImageRecord, list[PassedOver]]:
+    image, passed_over = project.ledger.newest_good_image()
+    if image is None:
+        reason = passed_over[0].reason if passed_over else "none was packed yet"
+        raise TandemError(f"no image of {project.app} passed its checks: {reason}")
+    return image, passed_over
+
+
+def _request(project: Project, image: ImageRecord) -> DeployRequest:
+    return DeployRequest(
+        app=project.app,
+        release=_release_number(project.ledger.releases.latest(), image),
+        registry=project.registry,
+        digest=image.digest,
+        annotations=_annotations(image),
+    )
+
+
+def go_live(project: Project) -> Deployed:
+    """Make the newest image that passed its checks live; what is live already is not touched.
+
+    Raises `TargetError` once the previous one serves again, `TandemError` when no image was proven
+    yet.
+    """
+    started = time.monotonic()
+    image, passed_over = _newest_image(project)
+    if not _has_image(project, image.digest):
+        raise RegistryError(
+            f"{image.reference} is recorded as proven, but the registry has it no longer: run "
+            f"{project.app}_build to pack it again"
+        )
+    before = project.target.current()
+    golden = _package(project, image.model.version).golden()
+
+    def check(url: str) -> None:
+        ask.check_version(url, digest=image.digest)
+        ask.ask_golden(url, golden)
+
+    live = project.target.deploy(
+        _request(project, image), check=check, progress=lambda text: log.info("%s", text)
+    )
+    return Deployed(
+        live=live,
+        details={**live.detail, **project.target.details()},
+        image=image,
+        changed=before is None or before.since != live.since,
+        seconds=round(time.monotonic() - started, 2),
+        passed_over=passed_over,
+    )
+
+
+def ask_live(project: Project) -> Proof:
+    """Ask the live service who it is and its golden questions; a difference from the newest proven
+    image is said.
+    """
+    live = project.target.current()
+    if live is None:
+        return Proof("live_answers", False, f"nothing is live at {project.target.name}")
+    image = next(
+        (record for record in project.ledger.images.newest_first() if record.digest == live.digest),
+        None,
+    )
+    if image is None:
+        return Proof(
+            "live_answers", False, f"{live.digest} is live, an image of which there is no record"
+        )
+    try:
+        ask.check_version(live.url, digest=live.digest)
+        report = ask.ask_golden(live.url, _package(project, image.model.version).golden())
+    except TargetError as problem:
+        return Proof("live_answers", False, str(problem))
+    return Proof(
+        "live_answers",
+        True,
+        f"{live.url} serves {live.digest[:19]} and gave {report.questions} of {report.questions} "
+        f"golden predictions in {report.milliseconds:.0f} ms",
+    )
+
+
+def record_release(project: Project, *, trigger: str, run_id: str = "") -> ReleaseRecord:
+    """Write the record of what is live, unless the newest record says just that.
+
+    Raises `TargetError` when nothing is live, or what is live does not answer as it should.
+    """
+    proof = ask_live(project)
+    live = project.target.current()
+    if live is None or not proof.passed:
+        raise TargetError(f"no release is recorded: {proof.summary}")
+    last = project.ledger.releases.latest()
+    if last and is_recorded(project, last, live):
+        return last
+    image = next(r for r in project.ledger.images.newest_first() if r.digest == live.digest)
+    return project.ledger.releases.append(
+        lambda number: ReleaseRecord(
+            number=number,
+            time=now(),
+            trigger=trigger,
+            app=image.app,
+            model=image.model,
+            image=image.digest,
+            image_number=image.number,
+            reference=image.reference,
+            tests=image.tests,
+            proofs=[*image.proofs, proof],
+            target=project.target.name,
+            url=live.url,
+            changed=changes(last, image.app, image.model),
+            passed_over=image.passed_over,
+            run_id=run_id,
+        )
+    )
+
+
+def truth(project: Project) -> list[str]:
+    """What is otherwise than the newest release recorded it, a sentence each.
+
+    Compares the record, what the target runs, the registry, and what the service says of itself.
+    Raises `TargetError` when the target cannot be asked.
+    """
+    from tandem.targets.truth import compare
+
+    record = project.ledger.releases.latest()
+    if record is None:
+        return []
+    return [str(difference) for difference in compare(record, project.target, project.registry)]
+
+
+# --- clean-up
+
+
+class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
+    """What a clean-up removed or would remove; `bytes` of layers that no other image shares."""
+
+    images: list[str]
+    image_bytes: int
+    models: list[int]
+    dry_run: bool
+
+
+def prune(project: Project, *, dry_run: bool = False) -> CleanUp:
+    """Remove images and model versions beyond the number to keep.
+
+    Never one that is live, that would go live next, or that a release record names.
+    """
+    from tandem.oci.prune import prune as prune_images
+
+    number = project.settings.keep
+    releases = list(project.ledger.releases.newest_first())
+    good, _ = project.ledger.newest_good_image()
+    live = project.target.current()
+    keep = {record.image for record in releases}
+    keep |= {good.digest} if good else set()
+    keep |= {live.digest} if live else set()
+    images = list(project.ledger.images.newest_first())
+    pruned = prune_images(
+        project.registry,
+        [record.digest for record in images],
+        app=project.app,
+        keep=keep,
+        number=number,
+        dry_run=dry_run,
+    )
+    kept_models = {record.model.version for record in releases}
+    kept_models |= {r.model.version for r in images if r.digest in keep}
+    models = project.models.prune(kept_models, newest=number, dry_run=dry_run)
+    return CleanUp(
+        images=[one.digest for one in pruned.removed],
+        image_bytes=pruned.bytes,
+        models=models.versions,
+        dry_run=dry_run,
+    )
+
+
+# --- shared
+
+
+def is_recorded(project: Project, record: ReleaseRecord, live: Live) -> bool:
+    """Whether the record is of just what is live."""
+    return record.image == live.digest and record.target == project.target.name
+
+
+def _release_number(last: ReleaseRecord | None, image: ImageRecord) -> int:
+    if last is None:
+        return 1
+    return last.number if last.image == image.digest else last.number + 1
+
+
+def _environment(app: AppRef, model: ModelRef) -> dict[str, str]:
+    return {
+        "TANDEM_APP_NAME": app.name,
+        "TANDEM_APP_COMMIT": app.commit,
+        "TANDEM_MODEL_VERSION": str(model.version),
+        "TANDEM_MODEL_DIGEST": model.digest,
+    }
+
+
+def _labels(project: Project, app: AppRef, model: ModelRef) -> dict[str, str]:
+    """The standard labels (OCI image specification, annotations) and Tandem's own."""
+    labels = {
+        "org.opencontainers.image.title": app.name,
+        "org.opencontainers.image.revision": app.commit,
+        "org.opencontainers.image.version": f"{app.commit[:12]}-m{model.version}",
+        "tandem.app.tree": app.tree,
+        "tandem.model.name": model.name,
+        "tandem.model.version": str(model.version),
+        "tandem.model.digest": model.digest,
+    }
+    if project.source.folder is None:  # a folder's path says nothing elsewhere
+        labels["org.opencontainers.image.source"] = project.source.url
+    return labels
+
+
+def _annotations(image: ImageRecord) -> dict[str, str]:
+    return {
+        "tandem.app.commit": image.app.commit,
+        "tandem.model.name": image.model.name,
+        "tandem.model.version": str(image.model.version),
+        "tandem.model.digest": image.model.digest,
+    }
+
+
+def _engine(project: Project) -> str:
+    """What tries an image: a container where it has a Python of its own and an engine is there."""
+    from tandem.oci.docker_build import engine_problem
+
+    if not project.settings.base_image:
+        return "process"
+    problem = engine_problem()
+    if problem:
+        log.info("tried on this machine's own Python, because %s", problem)
+    return "process" if problem else "docker"
+
+
+def _facts(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> Facts:
+    from tandem.oci.attest import Facts
+    from tandem.oci.image import digest_of
+
+    return Facts(
+        app=project.app,
+        commit=build.commit,
+        tree=build.tree,
+        source="" if project.source.folder else project.source.url,
+        model=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        lock_digest=build.lock_digest,
+        base=project.settings.base_image,
+        base_digest=build.base_digest,
+        builder=build.builder,
+        tests=build.report.summary,
+        tests_digest=digest_of(msgspec.json.encode(build.report)),
+        run_id=run_id,
+    )
+
+
+def _has_image(project: Project, digest: str) -> bool:
+    return project.registry.get_manifest(digest) is not None
+
+
+def _package(project: Project, number: int) -> Package:
+    return project.models.fetch(number, project.state / "models" / f"{project.app}-{number:06d}")
+
+
+def tests_in_words(report: TestReport) -> str:
+    """What the tests said, with the first failures by name."""
+    names = ", ".join(failure.test for failure in report.failures[:3])
+    return f"{report.summary}: {names}" if names else report.summary
+
+
+def _packed_key(project: Project) -> str:
+    return f"apps/{project.app}/packed.json"
+
+
+def _packed(project: Project) -> Packed | None:
+    try:
+        data, _ = project.store.read(_packed_key(project))
+    except NotFound:
+        return None
+    return msgspec.json.decode(data, type=Packed)

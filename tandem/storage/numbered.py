@@ -1,0 +1,176 @@
+"""A log of numbered records in an object store: each written once, found in a constant number of
+requests.
+
+    PREFIX/000017.json   record 17; its number is taken by creating it, so no two writers share one
+    PREFIX.latest        a copy of the newest record, so that finding it needs no listing
+
+The pointer may be behind (its writer was killed in between) and never decides anything: whoever
+reads it looks whether the next number is there too, and puts it right.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+
+from tandem.errors import Conflict, NotFound, StorageError
+from tandem.storage import Store
+
+DIGITS = 6
+
+
+class NumberedLog:
+    """Records `PREFIX/000001.json`, `PREFIX/000002.json`, … of one kind."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.store = store
+        self.prefix = prefix
+        self._pointer = f"{prefix}.latest"
+
+    def key(self, number: int) -> str:
+        """Where record `number` is."""
+        return f"{self.prefix}/{number:0{DIGITS}}.json"
+
+    def append(
+        self,
+        make: Callable[[int], bytes],
+        *,
+        same: Callable[[tuple[int, bytes] | None], tuple[int, bytes] | None] | None = None,
+    ) -> tuple[int, bytes]:
+        """Write the record that `make` makes of the next number; returns the number and its bytes.
+
+        Lost races are tried again: `make` then gets the number after. `same` is asked before each
+        try with the newest record; what it returns is taken instead of writing one.
+        """
+        failures = 0
+        while True:
+            newest, etag = self._newest()
+            if same is not None and (found := same(newest)) is not None:
+                return found
+            number = newest[0] + 1 if newest else 1
+            data = make(number)
+            try:
+                self.store.put(self.key(number), data, if_absent=True)
+            except Conflict:
+                failures += 1
+                # Fifty at once would all try the same number again and again: spread out.
+                time.sleep(random.random() * min(0.02 * 2**failures, 2.0))  # noqa: S311 - no secret
+                continue
+            except StorageError:
+                # The answer may have been lost on the way: what counts is whether it is there.
+                if self._read(number) != data:
+                    raise
+            self._point(number, data, etag)
+            return number, data
+
+    def latest(self) -> tuple[int, bytes] | None:
+        """Number and bytes of the newest record: two requests, however many there are."""
+        return self._newest()[0]
+
+    def _newest(self) -> tuple[tuple[int, bytes] | None, str | None]:
+        """The newest record, and the pointer's ETag where it is known."""
+        pointed = self._pointed()
+        if pointed is None:
+            # Never written, or lost: the one case that needs a listing.
+            numbers = list(self.numbers())
+            if not numbers:
+                return None, None
+            newest = numbers[-1], self.read(numbers[-1])
+            self._point(*newest)
+            return newest, None
+        number, data, etag = pointed
+        if self.store.head(self.key(number + 1)) is None:
+            return (number, data), etag
+        while (following := self._read(number + 1)) is not None:
+            number, data = number + 1, following
+        self._point(number, data)
+        return (number, data), None
+
+    def read(self, number: int) -> bytes:
+        """Record `number`; raises `NotFound`."""
+        return self.store.read(self.key(number))[0]
+
+    def numbers(self, after: int = 0) -> Iterator[int]:
+        """The numbers that are there, smallest first, by listing."""
+        for stat in self.store.list(f"{self.prefix}/", after=self.key(after)):
+            if found := re.fullmatch(r"(\d+)\.json", stat.key.removeprefix(f"{self.prefix}/")):
+                yield int(found[1])
+
+    def walk_back(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Records newest first (from `start` on), each read when asked for; removed ones are
+        skipped.
+        """
+        newest = self.latest()
+        if newest is None:
+            return
+        number = newest[0] if start is None else min(start, newest[0])
+        if number == newest[0]:
+            yield newest
+            number -= 1
+        while number > 0:
+            data = self._read(number)
+            if data is None:
+                # Pruned: go on with the next one below that is there.
+                below = [n for n in self.numbers() if n < number]
+                for number in reversed(below):
+                    if (data := self._read(number)) is not None:
+                        yield number, data
+                return
+            yield number, data
+            number -= 1
+
+    def delete(self, number: int) -> None:
+        """Remove an old record; the newest stays, since its number must never be given again."""
+        newest = self.latest()
+        if newest is not None and number >= newest[0]:
+            raise StorageError(f"{self.key(number)}: the newest record is not removed")
+        self.store.delete(self.key(number))
+
+    def _read(self, number: int) -> bytes | None:
+        try:
+            return self.read(number)
+        except NotFound:
+            return None
+
+    def _pointed(self) -> tuple[int, bytes, str] | None:
+        """Number, record and ETag of the pointer."""
+        try:
+            data, etag = self.store.read(self._pointer)
+        except NotFound:
+            return None
+        head, _, record = data.partition(b"\n")
+        # A damaged pointer is no pointer: the listing puts it right.
+        return (int(head), record, etag) if head.isdigit() and record else None
+
+    def _point(self, number: int, data: bytes, etag: str | None = None) -> None:
+        """Move the pointer forward to `number`, unless another is further already.
+
+        `etag` is of a pointer that is known to be behind: it is replaced without being read again.
+        """
+        content = b"%d\n%b" % (number, data)
+        if etag is not None:
+            try:
+                self.store.put(self._pointer, content, if_match=etag)
+            except Conflict:
+                pass
+            else:
+                return
+        for _ in range(10):
+            pointed = self._pointed()
+            if pointed is not None and pointed[0] >= number:
+                return
+            try:
+                if pointed is not None:
+                    self.store.put(self._pointer, content, if_match=pointed[2])
+                else:
+                    damaged = self.store.head(self._pointer)
+                    if damaged is None:
+                        self.store.put(self._pointer, content, if_absent=True)
+                    else:
+                        self.store.put(self._pointer, content, if_match=damaged.etag)
+                return
+            except Conflict:
+                continue
+        # Others move it as fast as we look; whoever reads it finds the newest all the same.

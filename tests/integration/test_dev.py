@@ -1,0 +1,147 @@
+"""`make dev`: commits and models reach the live service with nobody touching anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import Tiny, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Dev:
+    """Dagster's UI and daemon, as `make dev` starts them, over an app that builds in a moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.live = free_port()
+        self.tiny = Tiny(folder / "tiny", name="digits", TANDEM_TARGET=f"process:{self.live}")
+        self.ui = free_port()
+        self.log = folder / "dev.log"
+        self.mark = f"{folder}"
+        home = folder / "dagster"
+        home.mkdir()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")}
+        environment |= self.tiny.settings
+        environment |= {
+            "DAGSTER_HOME": str(home),
+            "TANDEM_RELEASE_ON": "build",
+            "TANDEM_TEST": self.mark,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "orchestration", "dev", "--port", str(self.ui)],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that was started by it and is not the live service."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TANDEM_TEST") == self.mark:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def stop(self) -> None:
+        """As Ctrl-C does."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Iterator[Dev]:
+    made = Dev(tmp_path)
+    try:
+        yield made
+    finally:
+        try:
+            made.stop()
+        finally:
+            for process in made.family():
+                process.kill()
+            made.tiny.close()
+
+
+def wait(until: Callable[[], bool], what: str, dev: Dev, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert dev.process.poll() is None, dev.log.read_text()[-3000:]
+        assert time.monotonic() < end, f"{what}: {dev.log.read_text()[-3000:]}"
+        time.sleep(0.2)
+
+
+def says(dev: Dev, commit: str, version: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{dev.live}/version", timeout=5) as answer:
+            said = json.load(answer)
+    except (OSError, urllib.error.URLError):
+        return False
+    return (said["app"]["commit"], said["model"]["version"]) == (commit, version)
+
+
+def test_commits_and_models_reach_the_live_service_by_themselves(dev: Dev) -> None:
+    one = dev.tiny.commit("one")
+    dev.tiny.publish(0.98)
+    wait(lambda: says(dev, one, 1), "the first pair goes live", dev)
+    two = dev.tiny.commit("two")
+    wait(lambda: says(dev, two, 1), "a commit goes live", dev)
+    dev.tiny.publish(0.99)
+    wait(lambda: says(dev, two, 2), "a model goes live", dev)
+    wait(
+        lambda: [r.number for r in dev.tiny.project.ledger.releases.newest_first()] == [3, 2, 1],
+        "three releases are recorded",
+        dev,
+    )
+    records = dev.tiny.project.ledger.releases
+    assert records.read(2).trigger.startswith("sensor digits_new_commit: commit ")
+    assert records.read(3).trigger == "sensor digits_new_model: model v2"
+    assert len(list(dev.tiny.project.ledger.images.newest_first())) == 3, "none is built twice"
+
+    dev.stop()
+    deadline = time.monotonic() + 20
+    while (left := dev.family()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [process.cmdline() for process in left] == []
+    assert says(dev, two, 2), "the service goes on"
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestration", "dev", "--port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"tandem: port {port} of 127.0.0.1 cannot be used (Address already in use): "
+        "make dev PORT=3001"
+    ]

@@ -1,0 +1,609 @@
+"""`k8s://`: releases on a real cluster, reached through its load balancer; failures, conflicts,
+kills, and load."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cluster_image
+import pytest
+import yaml
+from load import Astray, Load, Wrk
+from services import require
+
+from tandem import ask
+from tandem.errors import SettingError, TargetError
+from tandem.targets import DeployRequest, Live, kubernetes, open_target, rollout
+from tandem.targets.api import Api
+from tandem.targets.bluegreen import wait_until
+from tandem.targets.kubernetes import KubernetesTarget
+from tandem.targets.lease import Lease
+from tandem.targets.manifests import KubernetesSettings
+from tandem.targets.truth import compare
+
+ROOT = Path(__file__).parents[2]
+# One after the other: they share an engine, and this machine has few processors.
+pytestmark = pytest.mark.xdist_group("kubernetes")
+QUIET = KubernetesSettings(replicas=1, drain_seconds=2, cpu="10m", memory="32Mi")
+REPOSITORY = "tests/small"
+
+
+def kubectl(*words: str, given: str | None = None) -> str:
+    done = subprocess.run(
+        ["kubectl", *words], input=given, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def login(monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in ("kubernetes", "registry", "base-image"):
+        require(service)
+    monkeypatch.setenv("TANDEM_REGISTRY", f"{os.environ['REGISTRY']}/{REPOSITORY}")
+    monkeypatch.setenv("TANDEM_REGISTRY_USERNAME", os.environ["REGISTRY_USERNAME"])
+    monkeypatch.setenv("TANDEM_REGISTRY_PASSWORD", os.environ["REGISTRY_PASSWORD"])
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    require("kubernetes")
+    name = f"tandem-test-{secrets.token_hex(4)}"
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def target(namespace: str, tmp_path: Path) -> KubernetesTarget:
+    return made(namespace, tmp_path)
+
+
+def made(namespace: str, tmp_path: Path, settings: KubernetesSettings = QUIET) -> KubernetesTarget:
+    host = f"{namespace}.cloudapp.test"
+    changed = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    found = open_target(
+        f"k8s:///{namespace}", state=tmp_path, app="small",
+        settings=KubernetesSettings(**{**changed, "host": settings.host or host}),
+    )  # fmt: skip
+    assert isinstance(found, KubernetesTarget)
+    return found
+
+
+def deploy(
+    target: KubernetesTarget, word: str, release: int, *, said: list[str] | None = None,
+    digest: str = "", check: Any = None,
+) -> Live:  # fmt: skip
+    digest = digest or cluster_image.small(word)
+    request = DeployRequest(
+        app="small", release=release, registry=cluster_image.registry(), digest=digest,
+        annotations={"tandem.app.commit": "c" * 40}, deadline=60,
+    )  # fmt: skip
+
+    def answers(url: str) -> None:
+        ask.check_version(url, digest=digest)
+
+    def progress(line: str) -> None:
+        print(line)
+        if said is not None:
+            said.append(line)
+
+    return target.deploy(request, check=check or answers, progress=progress)
+
+
+def word_at(url: str) -> str:
+    return ask.version(url).model.digest.removeprefix("sha256:")
+
+
+def test_a_release_is_reached_by_name_and_the_same_one_again_changes_nothing(
+    target: KubernetesTarget, namespace: str
+) -> None:
+    said: list[str] = []
+    live = deploy(target, "one", 1, said=said)
+    assert live.url == f"http://{namespace}.cloudapp.test"
+    assert word_at(live.url) == "one"
+    assert live.digest == cluster_image.small("one") and live.release == 1
+    assert any("PodDisruptionBudget" in line for line in said) is (QUIET.replicas > 1)
+    assert [pod["ready"] for pod in live.detail["pods"]] == [True]
+    assert live.detail["timeline"][-1]["what"] == "release 1 is live"
+    assert target.drift() == []
+
+    found = json.loads(kubectl("-n", namespace, "get", "deployment", "small", "-o", "json"))
+    generation = found["metadata"]["generation"]
+    assert found["metadata"]["annotations"]["tandem.dev/app.commit"] == "c" * 40
+    target.api.requests = 0
+    before = target.current()
+    again = deploy(target, "one", 1)
+    assert target.api.requests <= 5
+    assert before and again.since == before.since == live.since
+    found = json.loads(kubectl("-n", namespace, "get", "deployment", "small", "-o", "json"))
+    assert found["metadata"]["generation"] == generation
+
+    shown = target.details()
+    assert shown["pods"] and shown["timeline"] and shown["events"]
+    for line in target.kubectl():
+        if "rollout status" in line or "get pods" in line:
+            subprocess.run(line.split(), check=True, capture_output=True)
+
+
+def test_the_password_of_the_registry_is_in_the_secret_and_nowhere_else(
+    target: KubernetesTarget, namespace: str
+) -> None:
+    said: list[str] = []
+    live = deploy(target, "one", 1, said=said)
+    request = DeployRequest(
+        app="small", release=1, registry=cluster_image.registry(), digest=live.digest
+    )
+    password = os.environ["REGISTRY_PASSWORD"]
+    shown = [*said, target.manifests(request), str(live.detail), str(target.details())]
+    kinds = "deployment,service,configmap,serviceaccount,networkpolicy,lease,replicaset,pod"
+    shown.append(kubectl("-n", namespace, "get", kinds, "-o", "json"))
+    assert not any(password in text for text in shown)
+    secret = json.loads(kubectl("-n", namespace, "get", "secret", "small-registry", "-o", "json"))
+    assert secret["type"] == "kubernetes.io/dockerconfigjson"
+    # What is printed is what is applied: the server finds no difference.
+    changed = subprocess.run(
+        ["kubectl", "diff", "--server-side", "--field-manager=tandem", "-f", "-"],
+        input="\n---\n".join(
+            yaml.safe_dump(one)
+            for one in yaml.safe_load_all(target.manifests(request))
+            if one["kind"] in ("Service", "NetworkPolicy", "ServiceAccount")
+        ),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [("crash", r"stops as soon as it starts(.|\n)*the model is broken"), ("missing", "not found")],
+)
+def test_a_release_that_cannot_start_is_undone_and_says_both(
+    target: KubernetesTarget, word: str, why: str
+) -> None:
+    first = deploy(target, "one", 1)
+    digest = "sha256:" + "0" * 64 if word == "missing" else ""
+    with pytest.raises(TargetError, match=rf"release 2 did not go live: (.|\n)*{why}") as caught:
+        deploy(target, word, 2, digest=digest)
+    assert "release 1 is live again" in str(caught.value)
+    live = target.current()
+    assert live and live.digest == first.digest and live.since == first.since
+    assert word_at(live.url) == "one"
+    assert target.drift() == []
+
+
+def test_a_release_that_answers_wrongly_is_undone(target: KubernetesTarget) -> None:
+    url = deploy(target, "one", 1).url
+
+    def check(url: str) -> None:
+        raise TargetError("wrong answer")
+
+    with pytest.raises(TargetError, match="wrong answer; release 1 is live again"):
+        deploy(target, "two", 2, check=check)
+    assert word_at(url) == "one"
+
+
+def test_a_first_release_that_fails_leaves_nothing_running(target: KubernetesTarget) -> None:
+    with pytest.raises(TargetError, match="nothing was live before, and nothing is now"):
+        deploy(target, "crash", 1)
+    assert target.current() is None
+    assert target.api.get("Deployment", "small") is None
+
+
+def test_when_the_previous_release_is_bad_too_it_says_so(
+    target: KubernetesTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(target, "one", 1)
+
+    def check(url: str) -> None:
+        monkeypatch.setattr(kubernetes, "ANSWER_WAIT", 0.5)
+        # From here on nothing answers any more, not even what was good before.
+        service = {"spec": {"selector": {"app.kubernetes.io/name": "nobody"}}}
+        kubectl("-n", target.namespace, "patch", "service", "small", "-p", json.dumps(service))
+        target._apply = lambda *_: None  # type: ignore[method-assign]
+        raise TargetError("wrong answer")
+
+    with pytest.raises(TargetError, match=r"wrong answer.*release 1 could not be put back"):
+        deploy(target, "two", 2, check=check)
+
+
+def test_a_registry_that_refuses_is_found_early(namespace: str, tmp_path: Path) -> None:
+    settings = KubernetesSettings(replicas=1, pull_secret="none")
+    target = made(namespace, tmp_path, settings)
+    # An image that no earlier test left on the node.
+    digest = cluster_image.small(f"never-pulled-{secrets.token_hex(4)}")
+    with pytest.raises(TargetError, match=r"cannot be pulled: .*(basic auth|unauthorized)"):
+        deploy(target, "", 1, digest=digest)
+
+
+def test_a_pod_without_a_node_is_found_early(
+    namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "UNSCHEDULABLE", 0.5)
+    monkeypatch.setattr(rollout, "LOOK", 0.5)
+    target = made(namespace, tmp_path, KubernetesSettings(replicas=1, cpu="900"))
+    with pytest.raises(TargetError, match=r"there is no node for pod .*Insufficient cpu"):
+        deploy(target, "one", 1)
+
+
+def test_what_people_changed_is_found_taken_back_and_said(
+    target: KubernetesTarget, namespace: str
+) -> None:
+    live = deploy(target, "one", 1)
+    kubectl("-n", namespace, "scale", "deployment/small", "--replicas=3")
+    kubectl("-n", namespace, "set", "env", "deployment/small", "BY_HAND=1")
+    kubectl("-n", namespace, "delete", "networkpolicy", "small")
+    drift = "\n".join(target.drift())
+    assert "NetworkPolicy/small is gone" in drift
+    assert "spec.replicas: 1 is 3" in drift and "env[BY_HAND] was added" in drift
+    record: Any = SimpleNamespace(
+        number=1, image=live.digest,
+        app=SimpleNamespace(commit=""),
+        model=SimpleNamespace(digest="sha256:one", version=1),
+    )  # fmt: skip
+    lines = [str(line) for line in compare(record, target, cluster_image.registry())]
+    assert any("spec.replicas: 1 is 3" in line for line in lines)
+
+    said: list[str] = []
+    deploy(target, "one", 1, said=said)
+    assert "changed by somebody: Deployment/small spec.replicas: 1 is 3" in said
+    assert "changed by somebody: NetworkPolicy/small is gone" in said
+    assert any("taking out of Deployment/small" in line for line in said)
+    assert target.drift() == []
+    assert compare(record, target, cluster_image.registry()) == []
+
+
+def test_the_truth_names_each_side_that_differs(target: KubernetesTarget) -> None:
+    live = deploy(target, "one", 1)
+    other = "sha256:" + "1" * 64
+    record: Any = SimpleNamespace(
+        number=1, image=other, app=SimpleNamespace(commit="d" * 40),
+        model=SimpleNamespace(digest="sha256:other", version=2),
+    )  # fmt: skip
+    found = [(each.where, each.found) for each in compare(record, target, cluster_image.registry())]
+    registry = cluster_image.registry().url
+    assert (f"{target.name}, image", live.digest) in found
+    assert (registry, "no such image") in found
+    assert {where.rpartition(", ")[2] for where, _ in found if "/version" in where} == {
+        "image", "commit", "model", "model version",
+    }  # fmt: skip
+    kubectl("-n", target.namespace, "delete", "deployment", "small")
+    (gone,) = compare(record, target, cluster_image.registry())
+    assert gone.found == "nothing"
+
+
+def test_an_autoscaler_is_never_fought(target: KubernetesTarget, namespace: str) -> None:
+    deploy(target, "one", 1)
+    # What this old server offers of autoscaling, and the controller's hand on the replicas.
+    kubectl("-n", namespace, "autoscale", "deployment", "small", "--min=1", "--max=3")
+    live = target.api.get("Deployment", "small")
+    assert live
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "small"},
+            "spec": {"replicas": 2}}  # fmt: skip
+    target.api.apply(body, manager="kube-controller-manager", force=True)
+    said: list[str] = []
+    deploy(target, "two", 2, said=said)
+    assert any("kept 2 replicas" in line for line in said), said
+    found = target.api.get("Deployment", "small")
+    assert found and found["spec"]["replicas"] == 2
+
+
+def test_what_a_release_no_longer_has_is_removed_and_what_is_not_ours_is_left(
+    target: KubernetesTarget, namespace: str, tmp_path: Path
+) -> None:
+    deploy(target, "one", 1)
+    kubectl("-n", namespace, "create", "configmap", "of-a-person")
+    said: list[str] = []
+    # The image is on the node by now, so it starts without the secret too.
+    without = KubernetesSettings(replicas=1, drain_seconds=2, pull_secret="none")
+    deploy(made(namespace, tmp_path, without), "one", 2, said=said)
+    assert any("removed Secret/small-registry" in line for line in said)
+    target.stop(progress=print)
+    left = kubectl(
+        "-n", namespace, "get", "deployment,service,secret,lease,configmap", "-o", "name"
+    )
+    ours = [line for line in left.split() if "small" in line]
+    assert not ours
+    assert "configmap/of-a-person" in left
+    assert target.current() is None
+    assert target.stop(progress=print) is False
+
+
+@pytest.mark.timeout(900)
+def test_no_request_is_lost_on_rollouts_broken_images_and_killed_pods(
+    namespace: str, tmp_path: Path
+) -> None:
+    require("wrk")
+    # The drain of the defaults: on a busy machine it takes seconds until nothing is sent to a pod.
+    settings = KubernetesSettings(replicas=2, cpu="10m", memory="32Mi")
+    target = made(namespace, tmp_path, settings)
+    words = [f"word{number}" for number in range(21)]
+    # This one node gives addresses of pods and services out again at once: what other tests left
+    # must be gone, or connections are seen refused that have nothing to do with a rollout.
+    assert wait_until(lambda: "Terminating" not in kubectl("get", "namespaces"), 180)
+    url = deploy(target, words[0], 1).url
+    with Astray(url) as astray, Load(url) as load, Wrk(url) as wrk:
+        for number, word in enumerate(words[1:], 2):
+            deploy(target, word, number)
+            assert not load.failures, f"at release {number}"
+        with pytest.raises(TargetError, match="release 21 is live again"):
+            deploy(target, "crash", 99)
+        pod = next(pod for pod in target.details()["pods"] if pod["ready"])
+        kubectl("-n", namespace, "delete", "pod", pod["name"], "--wait=false")
+        assert wait_until(
+            lambda: [p["ready"] for p in target.details()["pods"] if not p["ending"]] == [True] * 2,
+            60,
+        )
+        time.sleep(settings.drain_seconds + 2)
+    assert load.failures == [] and wrk.failures == []
+    assert len(astray.taken) <= (len(load.words) + wrk.requests) / 1000
+    assert min(len(load.words), wrk.requests) > 1000
+    assert list(dict.fromkeys(load.words))[-1] == "sha256:word20"
+
+
+def test_two_deploys_at_once_never_interleave(
+    namespace: str, tmp_path: Path, target: KubernetesTarget
+) -> None:
+    inside = threading.Semaphore(1)
+    problems = []
+
+    def run(number: int) -> None:
+        mine = made(namespace, tmp_path)
+        digest = cluster_image.small(f"word{number}")
+
+        def progress(line: str) -> None:
+            print(number, line)
+            if line.startswith("applied"):
+                problems.extend([] if inside.acquire(blocking=False) else [line])
+            if line.endswith("is live"):
+                inside.release()
+
+        request = DeployRequest(
+            app="small", release=number, registry=cluster_image.registry(), digest=digest
+        )
+        mine.deploy(request, check=lambda url: None, progress=progress)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert target.current() is not None
+
+
+def test_a_lease_that_nobody_renews_is_taken_over(
+    target: KubernetesTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem.targets.lease.DURATION", 1)
+    held = Lease(target.api, "small", print)
+    held._thread = threading.Thread(target=lambda: None)  # never renews, as one that was killed
+    held.me = "another-machine/1/x"
+    held.__enter__()
+    with Lease(target.api, "small", print) as lease:
+        held._keep = None  # type: ignore[assignment,method-assign]
+        lease.check()
+    found = target.api.get("Lease", "small-tandem")
+    assert found and not found["spec"].get("holderIdentity")
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    import cluster_image
+    from tandem.targets import DeployRequest, open_target
+    from tandem.targets.api import Api
+    from tandem.targets.manifests import KubernetesSettings
+
+    left = int(sys.argv[2])
+    real = Api._send
+
+    def send(*arguments, **more):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **more)
+
+    Api._send = send
+    settings = KubernetesSettings(replicas=1, drain_seconds=2, cpu="10m", memory="32Mi",
+                                  host=sys.argv[1] + ".cloudapp.test")
+    target = open_target("k8s:///" + sys.argv[1], state=Path("."), app="small", settings=settings)
+    request = DeployRequest(app="small", release=2, registry=cluster_image.registry(),
+                            digest=sys.argv[3], annotations={"tandem.app.commit": "c" * 40},
+                            deadline=60)
+    target.deploy(request, check=lambda url: None, progress=lambda line: None)
+"""
+
+
+# Before the Lease, with the Lease, in the middle of applying, while waiting, before it is written
+# down.
+@pytest.mark.parametrize("at", [1, 4, 9, 14, 18])
+def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
+    target: KubernetesTarget, namespace: str, at: int
+) -> None:
+    deploy(target, "one", 1)
+    digest = cluster_image.small("two")
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), namespace, str(at), digest], env=environ
+    )
+    assert done.returncode == -signal.SIGKILL
+    live = deploy(target, "two", 2)
+    assert word_at(live.url) == "two"
+    assert target.drift() == []
+    current = target.current()
+    assert current and current.release == 2 and current.since == live.since
+
+
+class Cuttable:
+    """The API server behind a wire that can be cut."""
+
+    def __init__(self, server: str) -> None:
+        host, _, port = server.removeprefix("https://").partition(":")
+        self.to = (host, int(port))
+        self.cut = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.threads = [threading.Thread(target=self.accept, daemon=True)]
+        self.threads[0].start()
+        self.url = f"https://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def accept(self) -> None:
+        while not self.cut.is_set():
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            pair = (client, socket.create_connection(self.to))
+            self.pairs.append(pair)
+            for one, other in (pair, pair[::-1]):
+                self.threads.append(threading.Thread(target=self.pass_on, args=(one, other)))
+                self.threads[-1].start()
+
+    def pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        try:
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self.cut.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for pair in self.pairs:
+            for one in pair:
+                try:
+                    one.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+                one.close()
+        for thread in self.threads:
+            thread.join(5)
+
+
+def test_an_api_that_goes_away_in_the_middle_is_said_and_the_next_run_converges(
+    target: KubernetesTarget, namespace: str, tmp_path: Path
+) -> None:
+    deploy(target, "one", 1)
+    cut_off = made(namespace, tmp_path)
+    real = cut_off.api
+    wire = Cuttable(real.cluster.server)
+    real.cluster.server = wire.url
+    cut_off._api = Api(real.cluster, namespace, patience=1.0)
+
+    request = DeployRequest(
+        app="small", release=2, registry=cluster_image.registry(),
+        digest=cluster_image.small("two"), annotations={"tandem.app.commit": "c" * 40},
+    )  # fmt: skip
+
+    def progress(line: str) -> None:
+        if line.startswith("applied") and not wire.cut.is_set():
+            wire.close()
+
+    with pytest.raises(TargetError, match=r"what is live now is not known, because .*does not ans"):
+        cut_off.deploy(request, check=lambda url: None, progress=progress)
+    live = deploy(target, "two", 2)
+    assert word_at(live.url) == "two"
+
+
+def role(namespace: str, change: Any = None) -> str:
+    """Apply the Role of deploy/ (changed) with its account; returns the account's token."""
+    found = yaml.safe_load((ROOT / "deploy/kubernetes/role.yaml").read_text())
+    if change:
+        change(found)
+    kubectl("-n", namespace, "apply", "-f", "-", given=yaml.safe_dump(found))
+    kubectl("-n", namespace, "apply", "-f", str(ROOT / "deploy/kubernetes/role-binding.yaml"))
+    token = ""
+
+    def there() -> bool:
+        nonlocal token
+        secrets_there = json.loads(kubectl("-n", namespace, "get", "secrets", "-o", "json"))
+        for secret in secrets_there["items"]:
+            if secret["metadata"]["name"].startswith("tandem-token"):
+                import base64
+
+                token = base64.b64decode(secret["data"]["token"]).decode()
+        return bool(token)
+
+    assert wait_until(there, 20)
+    return token
+
+
+def as_account(
+    namespace: str, tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch
+) -> KubernetesTarget:
+    """The target as a pod with that account's token would open it."""
+    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    cluster = config["clusters"][0]["cluster"]
+    import base64
+
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "token").write_text(token)
+    (account / "ca.crt").write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+    host, _, port = cluster["server"].removeprefix("https://").partition(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    monkeypatch.setenv("TANDEM_SERVICE_ACCOUNT", str(account))
+    found = open_target(
+        f"k8s://in-cluster/{namespace}", state=tmp_path, app="small",
+        settings=KubernetesSettings(
+            replicas=1, drain_seconds=2, host=f"{namespace}.cloudapp.test", cpu="10m"
+        ),
+    )  # fmt: skip
+    assert isinstance(found, KubernetesTarget)
+    return found
+
+
+def test_the_role_in_deploy_is_enough_for_all_of_it(
+    namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = as_account(namespace, tmp_path, role(namespace), monkeypatch)
+    deploy(target, "one", 1)
+    kubectl("-n", namespace, "set", "env", "deployment/small", "BY_HAND=1")
+    deploy(target, "one", 1)
+    with pytest.raises(TargetError, match="release 1 is live again"):
+        deploy(target, "crash", 2)
+    assert target.details()["events"]
+    assert target.drift() == []
+    assert target.stop(progress=print) is True
+
+
+def test_a_missing_permission_is_one_line(
+    namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_services(found: Any) -> None:
+        found["rules"][0]["resources"].remove("services")
+
+    target = as_account(namespace, tmp_path, role(namespace, without_services), monkeypatch)
+    with pytest.raises(TargetError) as caught:
+        deploy(target, "one", 1)
+    assert f"missing permission: patch services in namespace {namespace}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layout_folder_is_no_registry_for_a_cluster(
+    target: KubernetesTarget, tmp_path: Path
+) -> None:
+    from tandem.oci import open_registry
+
+    request = DeployRequest(
+        app="small", release=1, registry=open_registry(f"oci:{tmp_path}"), digest="sha256:x"
+    )
+    with pytest.raises(SettingError, match="TANDEM_REGISTRY"):
+        target.deploy(request, check=lambda url: None, progress=print)

@@ -1,0 +1,413 @@
+"""`process:`: images go live as processes of this machine, replace one another, and leave
+nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from load import Load
+from small_image import MemoryRegistry
+
+from tandem import ask
+from tandem.errors import TargetError
+from tandem.targets import DeployRequest, Live, open_target, run_once
+from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
+
+QUICK = {"TANDEM_DRAIN_SECONDS": "0.2"}
+
+
+@pytest.fixture
+def registry() -> MemoryRegistry:
+    return MemoryRegistry()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[BlueGreen]:
+    target = open_target(f"process:{free_port()}", state=tmp_path)
+    assert isinstance(target, BlueGreen)
+    yield target
+    target.stop(progress=print)
+    assert wait_until(lambda: not processes(tmp_path), 5), "something was left behind"
+
+
+def processes(state: Path) -> list[psutil.Process]:
+    """What runs from that state folder, fronts and services."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = [*process.cmdline(), *process.environ().values()]
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.pid != os.getpid() and any(str(state) in word for word in words):
+                found.append(process)
+    return found
+
+
+def settled(live: Live | None) -> Live:
+    """What stays true of it: the ones that drain go while one looks."""
+    assert live is not None
+    return msgspec.structs.replace(live, detail={**live.detail, "draining": None})
+
+
+def deploy(
+    target: BlueGreen, registry: MemoryRegistry, word: str, release: int, **more: Any
+) -> Live:
+    digest = registry.small(word)
+
+    def check(url: str) -> None:
+        ask.check_version(url, digest=digest)
+
+    request = DeployRequest(
+        app="small",
+        release=release,
+        registry=registry,
+        digest=digest,
+        env=more.get("env", QUICK),
+        deadline=10,
+    )
+    return target.deploy(request, check=more.get("check", check), progress=print)
+
+
+def word_at(url: str) -> str:
+    return ask.version(url).model.digest.removeprefix("sha256:")
+
+
+def test_a_release_is_live_on_the_public_port(target: BlueGreen, registry: MemoryRegistry) -> None:
+    assert target.current() is None
+    live = deploy(target, registry, "one", 1)
+    assert word_at(live.url) == "one"
+    assert live.url == target.url()
+    assert live.release == 1 and live.digest == registry.small("one")
+    assert target.current() == live
+
+
+def test_the_service_sees_the_image_and_nothing_of_this_environment(
+    target: BlueGreen, registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_HOST", "x")
+    url = deploy(target, registry, "one", 1).url
+    seen = json.loads(ask.get(url, "/environ")[1])
+    environ = seen["environ"]
+    root = str(tmp_path / "roots" / registry.small("one").removeprefix("sha256:"))
+    assert "SECRET_OF_THE_HOST" not in environ
+    assert environ["TANDEM_MODEL"] == f"{root}/model"
+    assert environ["PYTHONPATH"] == f"{root}/app/lib:{root}/app"
+    assert environ["TANDEM_RELEASE"] == "1"
+    assert environ["TANDEM_IMAGE_DIGEST"] == registry.small("one")
+    own = [sys.base_prefix, str(tmp_path)]
+    outside = [p for p in seen["path"] if p and not any(p.startswith(start) for start in own)]
+    assert not outside
+    packages = [p for p in seen["path"] if p.endswith("site-packages")]
+    assert packages and all(p.startswith(str(tmp_path)) for p in packages), "the host's own leak in"
+
+
+def test_the_next_release_replaces_it_and_the_old_one_ends(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    old = deploy(target, registry, "one", 1)
+    new = deploy(target, registry, "two", 2)
+    assert word_at(target.url()) == "two"
+    gone = old.detail["pid"]
+    assert wait_until(lambda: gone not in {p.pid for p in processes(tmp_path)}, 5)
+    assert {p.pid for p in processes(tmp_path)} >= {new.detail["pid"]}
+
+
+def test_the_same_release_again_restarts_nothing(
+    target: BlueGreen, registry: MemoryRegistry
+) -> None:
+    first = deploy(target, registry, "one", 1)
+    assert deploy(target, registry, "one", 1) == first
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("crash", "stopped before it was ready.*the model is broken"),
+        ("never", "not ready within"),
+    ],
+)
+def test_a_release_that_does_not_start_leaves_the_previous_one(
+    target: BlueGreen, registry: MemoryRegistry, word: str, why: str, tmp_path: Path
+) -> None:
+    deploy(target, registry, "one", 1)
+    before = target.current()
+    digest = registry.small(word)
+    request = DeployRequest(
+        app="small", release=2, registry=registry, digest=digest, env=QUICK, deadline=0.5
+    )
+    with pytest.raises(TargetError, match=rf"(?s)release 1 is still live.*{why}"):
+        target.deploy(request, check=lambda url: None, progress=print)
+    assert settled(target.current()) == settled(before)
+    assert word_at(target.url()) == "one"
+    assert len(processes(tmp_path)) == 2, "the front and release 1"
+
+
+@pytest.mark.parametrize("fails_at", ["private", "public"])
+def test_a_release_that_answers_wrongly_is_taken_back(
+    target: BlueGreen, registry: MemoryRegistry, fails_at: str
+) -> None:
+    deploy(target, registry, "one", 1)
+
+    def check(url: str) -> None:
+        if (url == target.url()) == (fails_at == "public"):
+            raise TargetError("wrong answer")
+
+    with pytest.raises(TargetError, match="release 1 is still live: wrong answer"):
+        deploy(target, registry, "two", 2, check=check)
+    assert word_at(target.url()) == "one"
+
+
+def test_a_first_release_that_fails_leaves_nothing(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    with pytest.raises(TargetError, match="nothing is live"):
+        deploy(target, registry, "crash", 1)
+    assert target.current() is None
+    status, _ = ask.get(target.url(), "/version")
+    assert status == 503, "the front says so"
+
+
+def test_a_service_that_died_is_not_called_live_and_is_replaced(
+    target: BlueGreen, registry: MemoryRegistry
+) -> None:
+    live = deploy(target, registry, "one", 1)
+    os.kill(live.detail["pid"], signal.SIGKILL)
+    assert wait_until(lambda: target.current() is None, 5)
+    again = deploy(target, registry, "one", 1)
+    assert again.detail["pid"] != live.detail["pid"]
+    assert settled(target.current()) == settled(again)
+
+
+def test_a_front_that_died_is_opened_again(target: BlueGreen, registry: MemoryRegistry) -> None:
+    live = deploy(target, registry, "one", 1)
+    front = target._read().front
+    assert front
+    os.kill(front.process.pid, signal.SIGKILL)
+    assert wait_until(lambda: target.current() is None, 5)
+    deploy(target, registry, "one", 1)
+    assert word_at(live.url) == "one"
+
+
+def test_a_port_that_is_taken_is_one_line_that_names_the_setting(
+    tmp_path: Path, registry: MemoryRegistry
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        target = open_target(f"process:{port}", state=tmp_path)
+        with pytest.raises(TargetError, match=rf"TANDEM_TARGET=process:{port}.*in use") as caught:
+            deploy(target, registry, "one", 1)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not processes(tmp_path)
+
+
+def test_another_port_is_opened_before_the_old_one_closes(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    old = deploy(target, registry, "one", 1)
+    moved = BlueGreen(target.runner, free_port(), target.folder)
+    assert moved.current() is None
+    deploy(moved, registry, "one", 2)
+    assert word_at(moved.url()) == "one"
+    assert wait_until(lambda: not _connects(old.url), 5)
+    moved.stop(progress=print)
+
+
+def _connects(url: str) -> bool:
+    try:
+        ask.get(url, "/version")
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+def test_no_request_is_lost_on_switches_and_failed_releases(
+    target: BlueGreen, registry: MemoryRegistry
+) -> None:
+    words = ["one", "two", "three", "four"]
+    url = deploy(target, registry, words[0], 1).url
+    with Load(url) as load:
+        for number, word in enumerate(words[1:], 2):
+            deploy(target, registry, word, number)
+            with pytest.raises(TargetError):
+                deploy(target, registry, "crash", 99)
+        assert wait_until(lambda: "sha256:four" in load.words[-2:], 5)
+        time.sleep(0.5)
+    assert load.failures == []
+    assert list(dict.fromkeys(load.words)) == [f"sha256:{word}" for word in words]
+
+
+def test_a_request_in_flight_survives_the_switch(
+    target: BlueGreen, registry: MemoryRegistry
+) -> None:
+    url = deploy(target, registry, "one", 1, env={"TANDEM_DRAIN_SECONDS": "2"}).url
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", "/slow")
+        deploy(target, registry, "two", 2)
+        answer = connection.getresponse()
+        assert json.loads(answer.read())["model"]["digest"] == "sha256:one"
+
+
+# What the killed deploy runs: it kills itself at the step of that number.
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from small_image import MemoryRegistry
+    from tandem.targets import DeployRequest, bluegreen, open_target, process
+
+    left = int(sys.argv[3])
+
+    def step(name):
+        global left
+        left -= 1
+        if left < 0:
+            print("killed at", name, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(module, name):
+        real = getattr(module, name)
+        def wrapped(*arguments, **more):
+            step("before " + name)
+            result = real(*arguments, **more)
+            step("after " + name)
+            return result
+        setattr(module, name, wrapped)
+
+    for name in ("write_atomically", "remember", "terminate"):
+        around(bluegreen, name)
+    for name in ("remember", "terminate"):
+        around(process, name)
+    for name in ("start", "kill"):
+        around(process.ProcessRunner, name)
+    registry = MemoryRegistry()
+    target = open_target("process:" + sys.argv[1], state=Path(sys.argv[2]))
+    request = DeployRequest(
+        app="small", release=2, registry=registry, digest=registry.small("two"),
+        env={"TANDEM_DRAIN_SECONDS": "0.2"},
+    )
+    target.deploy(request, check=lambda url: step("check"), progress=lambda line: None)
+"""
+
+
+def killed_deploy(target: BlueGreen, state: Path, at: int) -> int:
+    folder = Path(__file__).parents[1]
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder.parent}:{folder}"}
+    code = textwrap.dedent(KILLED)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target.port), str(state), str(at)],
+        env=environ, capture_output=True, text=True,
+    )  # fmt: skip
+    print(done.stdout, done.stderr)
+    return done.returncode
+
+
+@pytest.mark.parametrize("first", ["over a live one", "as the first"])
+def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path, first: str
+) -> None:
+    at = 0
+    while True:
+        if first == "over a live one":
+            deploy(target, registry, "one", 1)
+        returned = killed_deploy(target, tmp_path, at)
+        if first == "over a live one":
+            assert word_at(target.url()) in ("one", "two"), "users were left without a service"
+        live = deploy(target, registry, "two", 2)
+        assert word_at(target.url()) == "two"
+        assert settled(target.current()) == settled(live)
+        # A front, the live one, and nothing else once the old one has drained.
+        assert wait_until(lambda: len(processes(tmp_path)) == 2, 5), processes(tmp_path)
+        if first == "as the first":
+            target.stop(progress=print)
+            assert not processes(tmp_path)
+        assert returned in (0, -signal.SIGKILL)
+        if returned == 0:
+            break
+        at += 1
+    assert at > 10, "the deploy has more steps than that"
+
+
+def test_two_deploys_at_once_never_interleave(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    inside = threading.Semaphore(1)
+
+    def run(number: int) -> None:
+        def check(url: str) -> None:
+            # Between the first check and the last there is nobody else.
+            if url != target.url():
+                assert inside.acquire(blocking=False)
+            else:
+                inside.release()
+
+        deploy(target, registry, f"word{number}", number, check=check)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert target.current() is not None
+    assert wait_until(lambda: len(processes(tmp_path)) == 2, 5)
+
+
+def test_run_once_gives_a_private_service_and_removes_it(
+    tmp_path: Path, registry: MemoryRegistry
+) -> None:
+    digest = registry.small("one")
+    with run_once(registry, digest, state=tmp_path, env={"MORE": "1"}) as url:
+        assert ask.check_version(url, digest=digest).model.digest == "sha256:one"
+        assert json.loads(ask.get(url, "/environ")[1])["environ"]["MORE"] == "1"
+    assert not _connects(url)
+    assert not processes(tmp_path)
+
+
+def test_run_once_of_an_image_that_does_not_start_tells_its_last_words(
+    tmp_path: Path, registry: MemoryRegistry
+) -> None:
+    with (
+        pytest.raises(TargetError, match=r"(?s)does not start.*the model is broken"),
+        run_once(registry, registry.small("crash"), state=tmp_path),
+    ):
+        pass
+    assert not processes(tmp_path)
+
+
+def test_run_once_ends_with_the_process_that_ran_it(
+    tmp_path: Path, registry: MemoryRegistry
+) -> None:
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from load import Load
+from small_image import MemoryRegistry
+        from tandem.targets import run_once
+        registry = MemoryRegistry()
+        with run_once(registry, registry.small("one"), state=Path(sys.argv[1])) as url:
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    folder = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder.parent}:{folder}"},
+    )
+    assert wait_until(lambda: not processes(tmp_path), 5)
+    # What it had written down is forgotten by the next one.
+    with run_once(registry, registry.small("one"), state=tmp_path):
+        pass
+    assert not list((tmp_path / "once").iterdir())

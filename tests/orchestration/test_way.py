@@ -1,0 +1,165 @@
+"""The way of a release through Dagster's own jobs: real git, store, image and process."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import pytest
+
+from orchestration.sensors import report_news
+from tandem import gates, pending
+
+
+def version_of(way) -> dict:
+    with urllib.request.urlopen(way.tiny.project.target.url() + "/version", timeout=10) as answer:
+        return json.load(answer)
+
+
+def release(way) -> None:
+    assert way.run("build").success
+    assert way.run("release").success
+
+
+def test_a_commit_and_a_model_become_a_live_service(way) -> None:
+    sha = way.tiny.commit("hello")
+    way.tiny.publish()
+    release(way)
+    said = version_of(way)
+    record = way.tiny.project.ledger.releases.latest()
+    assert said["app"]["commit"] == record.app.commit == sha
+    assert said["image"]["digest"] == record.image
+    assert record.number == 1
+    assert record.model.version == 1
+    assert [proof.name for proof in record.proofs] == ["starts_and_answers", "live_answers"]
+
+
+def test_nothing_changed_is_said_and_nothing_is_restarted(way) -> None:
+    way.tiny.commit("hello")
+    way.tiny.publish()
+    release(way)
+    before = way.tiny.project.target.current()
+    found = pending.release(way.tiny.project)
+    assert found.image is None
+    assert found.reason.startswith("nothing changed since release 1: ")
+    assert way.run("build").success
+    assert way.run("release").success
+    after = way.tiny.project.target.current()
+    assert (after.since, after.detail) == (before.since, before.detail)
+    assert way.tiny.project.ledger.releases.latest().number == 1
+    assert way.tiny.project.ledger.images.latest().number == 1
+
+
+def test_a_red_commit_holds_back_nobodys_model(way) -> None:
+    good = way.tiny.commit("good")
+    way.tiny.publish(0.98)
+    release(way)
+    red = way.tiny.commit("bad", verdict="red")
+    assert not way.run("build").success
+    assert way.tiny.project.ledger.images.latest().number == 1, "no image of a red commit"
+    way.tiny.publish(0.99)
+    assert way.run("image").success
+    assert way.run("release").success
+    record = way.tiny.project.ledger.releases.latest()
+    assert (record.app.commit, record.model.version) == (good, 2)
+    over = {(p.what, p.which): p.reason for p in record.passed_over}
+    assert "tests::test_verdict" in over["commit", red]
+
+
+def test_a_refused_model_holds_back_nobodys_code(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.98)
+    release(way)
+    way.tiny.publish(0.5)
+    assert not way.run("image").success
+    two = way.tiny.commit("two")
+    way.run("build")
+    assert way.run("release").success
+    record = way.tiny.project.ledger.releases.latest()
+    assert (record.app.commit, record.model.version) == (two, 1)
+    assert [(p.what, p.which) for p in record.passed_over] == [("model", "v2")]
+    assert "0.5" in record.passed_over[0].reason
+
+
+def test_a_model_that_comes_before_the_first_build_waits_for_it(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.98)
+    waits = pending.image(way.tiny.project, way.tiny.project.models.latest())
+    assert not waits.key and "waits: no commit of main passed its tests" in waits.reason
+    way.run("build")
+    release(way)
+    assert way.tiny.project.ledger.releases.latest().model.version == 1
+
+
+def test_a_person_can_accept_a_refused_model_and_the_record_says_who_and_why(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.5)
+    way.run("build")
+    assert pending.image(way.tiny.project, way.tiny.project.models.latest()).held
+    gates.overrule(way.tiny.project.models, 1, by="Ada", reason="the data changed")
+    assert pending.image(way.tiny.project, way.tiny.project.models.latest()).key
+    release(way)
+    record = way.tiny.project.ledger.releases.latest()
+    assert record.model.overruled == "Ada: the data changed"
+
+
+def test_failures_are_named_on_the_asset_page(way) -> None:
+    way.tiny.commit("bad", verdict="red")
+    way.tiny.publish()
+    result = way.run("build")
+    assert not result.success
+    page = result.asset_materializations_for_node("tiny__app_build")[0].metadata
+    assert page["failures"].records[0].data["test"] == "tests::test_verdict"
+    check = next(e for e in result.get_asset_check_evaluations() if e.check_name == "tests_pass")
+    assert not check.passed
+    assert "tests::test_verdict" in check.description
+
+
+def test_an_image_that_does_not_answer_never_goes_live(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish()
+    release(way)
+    way.tiny.commit("two", service="raise SystemExit('broken on purpose')\n")
+    result = way.run("build")
+    assert not result.success
+    assert not way.tiny.project.ledger.images.latest().good
+    assert way.run("release").success
+    assert version_of(way)["app"]["commit"] == way.tiny.project.ledger.images.read(1).app.commit
+    assert "passed over image" in pending.release(way.tiny.project).reason
+
+
+@pytest.mark.parametrize("what", ["commit", "model"])
+def test_only_what_follows_a_change_is_made_again(way, what: str) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.98)
+    report_news(way.instance, way.tiny.app, way.tiny.project)
+    release(way)
+    assert stale(way) == set()
+    if what == "commit":
+        way.tiny.commit("two")
+        report_news(way.instance, way.tiny.app, way.tiny.project)
+        assert stale(way) >= {"app_build"}
+        assert "model" not in stale(way)
+        assert way.run("build").success
+    else:
+        way.tiny.publish(0.99)
+        report_news(way.instance, way.tiny.app, way.tiny.project)
+        assert stale(way) >= {"image"}
+        assert "app_build" not in stale(way)
+        assert way.run("image").success
+    assert way.run("release").success
+    assert stale(way) == set()
+
+
+def stale(way) -> set[str]:
+    """The assets that Dagster's own resolver, which the UI shows, calls stale."""
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    graph = way.defs.get_repository_def().asset_graph
+    resolver = CachingStaleStatusResolver(way.instance, graph, LoadingContextForTest(way.instance))
+    return {
+        key.path[-1]
+        for key in graph.materializable_asset_keys
+        if resolver.get_status(key) == StaleStatus.STALE
+    }

@@ -1,0 +1,116 @@
+"""The records of images and releases, in a real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tandem.errors import NotFound
+from tandem.release import (
+    AppRef,
+    ImageRecord,
+    Ledger,
+    ModelRef,
+    Proof,
+    ReleaseRecord,
+    changes,
+    now,
+)
+from tandem.storage import open_store
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(open_store(f"file:{tmp_path}/store"), "shop")
+
+
+def image(ledger: Ledger, commit: str, version: int, *, good: bool = True) -> ImageRecord:
+    summary = "answered" if good else "did not start"
+    return ledger.images.append(
+        lambda number: ImageRecord(
+            number=number,
+            digest=f"sha256:{commit}{version}",
+            reference="",
+            app=AppRef("shop", commit, f"tree of {commit}", "a subject"),
+            model=ModelRef("shop", version, f"model {version}", {"accuracy": 0.9 + version / 100}),
+            tests="3 tests passed",
+            good=good,
+            proofs=[Proof("starts_and_answers", good, summary)],
+            created=now(),
+        )
+    )
+
+
+def release(ledger: Ledger, of: ImageRecord) -> ReleaseRecord:
+    last = ledger.releases.latest()
+    return ledger.releases.append(
+        lambda number: ReleaseRecord(
+            number=number,
+            time=now(),
+            trigger="test",
+            app=of.app,
+            model=of.model,
+            image=of.digest,
+            image_number=of.number,
+            reference="",
+            tests=of.tests,
+            proofs=of.proofs,
+            target="process:1",
+            url="",
+            changed=changes(last, of.app, of.model),
+        )
+    )
+
+
+def test_records_are_numbered_from_one_and_read_newest_first(ledger: Ledger) -> None:
+    assert ledger.releases.latest() is None
+    one = release(ledger, image(ledger, "a", 1))
+    two = release(ledger, image(ledger, "b", 1))
+    assert (one.number, two.number) == (1, 2)
+    assert list(ledger.releases.newest_first()) == [two, one]
+    assert ledger.releases.read(1) == one
+    with pytest.raises(NotFound):
+        ledger.releases.read(3)
+
+
+def test_an_image_that_did_not_pass_is_passed_over_with_the_reason(ledger: Ledger) -> None:
+    good = image(ledger, "a", 1)
+    bad = image(ledger, "b", 1, good=False)
+    found, passed_over = ledger.newest_good_image()
+    assert found == good
+    assert [(p.what, p.which, p.reason) for p in passed_over] == [
+        ("image", bad.digest, "did not start")
+    ]
+
+
+def test_no_image_passed_is_no_image(ledger: Ledger) -> None:
+    assert ledger.newest_good_image() == (None, [])
+    image(ledger, "a", 1, good=False)
+    assert ledger.newest_good_image()[0] is None
+
+
+def test_only_the_newest_image_counts_as_the_image_of_its_pair(ledger: Ledger) -> None:
+    one = image(ledger, "a", 1)
+    pair = (one.app.tree, one.app.commit, one.model.digest)
+    assert ledger.image_of(*pair) == one
+    image(ledger, "b", 1)
+    assert ledger.image_of(*pair) is None, "a rewound branch has to be packed anew"
+
+
+def test_a_release_says_what_it_changed(ledger: Ledger) -> None:
+    first = release(ledger, image(ledger, "a", 1))
+    assert first.changed == ["first release: commit a with model shop v1"]
+    model = release(ledger, image(ledger, "a", 2))
+    assert model.changed == ["model v1 → v2 (accuracy 0.9100 → 0.9200)"]
+    both = release(ledger, image(ledger, "b", 3))
+    assert len(both.changed) == 2
+    assert both.changed[0] == "commit a → b (a subject)"
+    again = release(ledger, image(ledger, "b", 3))
+    assert again.changed == ["the same pair, put live again"]
+
+
+def test_two_apps_in_one_store_do_not_meet(ledger: Ledger, tmp_path: Path) -> None:
+    image(ledger, "a", 1)
+    other = Ledger(open_store(f"file:{tmp_path}/store"), "other")
+    assert other.images.latest() is None
