@@ -48,6 +48,7 @@ def work(
     try:
         # All that is slow to import is imported here, after what can be refused without it.
         from serving.app import create_app
+        from serving.leader import Leader
         from serving.logs import Log
         from serving.model import load
 
@@ -60,7 +61,9 @@ def work(
     log.start()
     if traces is not None:
         traces.start()
-    worker = Worker(settings, app.draining)
+    leader = Leader()
+    app.handle.step_down = leader.step_down
+    worker = Worker(settings, app.draining, leader)
     listener = listening()
     threading.Thread(
         target=cut_off_stalled,
@@ -107,4 +110,9 @@ def refuse(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of the server may be on their way back: an interpreter that is being taken down ends
+    # them by unwinding their stacks, at which granian's part of these aborts the process.
+    os._exit(code)

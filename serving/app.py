@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 
 from serving import inference, pictures, problems
 from serving.access import Access, Issuer
-from serving.edge import JSON, Edge, json_body
+from serving.edge import JSON, QUICK_BYTES, Edge, json_body
 from serving.gate import Gate
 from serving.logs import Log
 from serving.metrics import Metrics
@@ -30,8 +30,6 @@ from tandem.package import Feature
 if TYPE_CHECKING:
     from serving.traces import Traces
 
-QUICK_BYTES = 16384
-"""A longer body is long work: many rows."""
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {
     "html": "text/html; charset=utf-8",
@@ -126,11 +124,11 @@ class Service:
         self.draining = threading.Event()
         self.metrics = Metrics(model, memory, worker)
         self.log.on_drop = self.metrics.dropped
-        seats, patience = max(1, settings.threads // 4), settings.patience_seconds
-        self.gate = Gate(settings.slots, seats, patience)
+        patience = settings.patience_seconds
+        self.gate = Gate(settings.slots, max(1, settings.threads // 4), patience)
         # What takes less than a thread's switch goes one by one: two threads at such work do little
-        # but pass the interpreter's lock to each other.
-        self.quick_gate = Gate(1, seats, patience)
+        # but pass the interpreter's lock to each other. All may wait there: it is never for long.
+        self.quick_gate = Gate(1, settings.threads, patience)
         issuer = None
         if settings.oidc_issuer:
             issuer = Issuer(settings.oidc_issuer, settings.oidc_audience or "")

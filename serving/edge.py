@@ -30,6 +30,9 @@ Start = Callable[..., Any]
 HEARD_OUT = 4
 """Times the limit that a body may have and still be read to its end before it is refused."""
 
+QUICK_BYTES = 16384
+"""A longer body is not scored in next to no time, whatever the model."""
+
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
 _QUIET = {path_of(path) for path in ("/healthz", "/readyz", "/metrics", "/v2/health/live")}
 _SCORING = {path_of("/score"), path_of("/v2/models/x/infer")}
@@ -72,6 +75,8 @@ class Edge:
         settings = service.settings
         self._limit = settings.max_body_bytes
         self.bodies = Bodies(max(1, settings.threads // 3), settings.body_seconds)
+        # Called before what may keep this thread for longer than a quick prediction.
+        self.step_down: Callable[[], None] = lambda: None
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         began = time.perf_counter()
@@ -109,12 +114,18 @@ class Edge:
         """Flask's answer, or a problem where the request does not get that far."""
         try:
             if path not in _SCORING or environ["REQUEST_METHOD"] != "POST":
+                self.step_down()
                 return self._inner(environ, start)
             if not self._access.free:
                 self._access.admit(environ)
-            body = self.bodies.read(environ, self._limit)
+            length = content_length(environ)
+            if length is None or length > QUICK_BYTES:
+                self.step_down()
+            body = self.bodies.read(environ["wsgi.input"], length, self._limit)
             environ["tandem.body"] = body
             gate = self._service.gate_for(body)
+            if gate is not self._service.quick_gate:
+                self.step_down()
             try:
                 entered = gate.enter()
             except Problem:
@@ -123,6 +134,7 @@ class Edge:
             try:
                 score = self._service.scoring.get(environ["PATH_INFO"])
                 if score is None:
+                    self.step_down()
                     environ["wsgi.input"] = io.BytesIO(body)
                     # Flask's answers are lists: all of the work is done when it returns.
                     return self._inner(environ, start)
@@ -206,6 +218,12 @@ def json_body(environ: dict[str, Any]) -> bytes:
     return body
 
 
+def content_length(environ: dict[str, Any]) -> int | None:
+    """What the caller says the body has, in bytes."""
+    text = environ.get("CONTENT_LENGTH") or ""
+    return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
 class Bodies:
     """Reads request bodies: whole, bounded in size and time, and only so many at once.
 
@@ -217,10 +235,11 @@ class Bodies:
         self._seconds = seconds
         self._began: dict[int, float] = {}
 
-    def read(self, environ: dict[str, Any], limit: int) -> bytes:
-        """The body. Raises Problem: 400 cut short, 408 too slow, 413 too long, 503 too many."""
-        text = environ.get("CONTENT_LENGTH") or ""
-        length = int(text) if text.isdecimal() and len(text) < 20 else None
+    def read(self, stream: Any, length: int | None, limit: int) -> bytes:
+        """The body of `length` bytes, where it was told.
+
+        Raises Problem: 400 cut short, 408 too slow, 413 too long, 503 too many at once.
+        """
         # Most clients send all before they listen: what is only somewhat too long is taken and
         # thrown away, so that they hear why and not just that the connection broke.
         most = HEARD_OUT * limit
@@ -233,7 +252,6 @@ class Bodies:
         me = threading.get_ident()
         began = self._began[me] = time.monotonic()
         try:
-            stream = environ["wsgi.input"]
             parts, size = [], 0
             # No more than what is still to come: for more the server waits until the body's end.
             left = most + 1 if length is None else length

@@ -28,6 +28,7 @@ class Log:
         self._lines: collections.deque[tuple[float, dict[str, Any]]] = collections.deque()
         self._wake = threading.Event()
         self._writing = False
+        self._second, self._written = 0, ""  # most lines are of the second of the one before
         self._encoder = msgspec.json.Encoder()
         self._thread: threading.Thread | None = None
 
@@ -63,7 +64,7 @@ class Log:
                 self._writing = True  # before a line is taken: `flush` looks at both
                 many = [self._lines.popleft() for _ in range(min(len(self._lines), 500))]
                 try:
-                    text = b"".join(self._encoder.encode(_told(*line)) + b"\n" for line in many)
+                    text = self._encoder.encode_lines([self._told(*line) for line in many])
                     while text:
                         text = text[os.write(self.descriptor, text) :]
                 except (OSError, ValueError):
@@ -71,7 +72,9 @@ class Log:
             self._writing = False
             time.sleep(0.05)  # lines come in bursts: write them together
 
-
-def _told(at: float, fields: dict[str, Any]) -> dict[str, Any]:
-    moment = datetime.datetime.fromtimestamp(at, datetime.UTC)
-    return {"time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), **fields}
+    def _told(self, at: float, fields: dict[str, Any]) -> dict[str, Any]:
+        second = int(at)
+        if second != self._second:
+            moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
+            self._second, self._written = second, moment.strftime("%Y-%m-%dT%H:%M:%S")
+        return {"time": f"{self._written}.{int((at - second) * 1000):03}Z", **fields}

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import traceback
@@ -15,11 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving.leader import Leader
 from serving.settings import Settings
 from tandem.errors import SettingError
 
 BACKLOG = 1024
 CONNECTIONS = 4096
+# Seconds that an idle thread is kept: for good, as the only one that is not parked may be idle.
+KEPT = 10 * 365 * 86400
 # After the drain the work at hand may take this long; then the process goes, whoever still sends.
 LAST_SECONDS = 20.0
 
@@ -99,11 +103,12 @@ class Wakeup:
 class Worker:
     """One process that answers: from its start to the end of its drain."""
 
-    def __init__(self, settings: Settings, draining: threading.Event) -> None:
+    def __init__(self, settings: Settings, draining: threading.Event, leader: Leader) -> None:
         from granian._granian import WorkerSignal
 
         self._settings = settings
         self._draining = draining
+        self._leader = leader
         self._stop = WorkerSignal()
         self._wakeup = Wakeup()
         self._stopped = threading.Event()
@@ -122,7 +127,6 @@ class Worker:
         import granian._futures
         import granian._granian
         from granian.http import HTTP1Settings
-        from granian.wsgi import _callback_wrapper
 
         # The lock pins the version that these belong to; its type hints are behind its code.
         native: Any = granian._granian
@@ -135,7 +139,7 @@ class Worker:
             1,  # threads of the event loop: it only moves bytes
             settings.threads,
             settings.threads,
-            600,  # seconds that an idle thread is kept
+            KEPT,
             CONNECTIONS,
             "1",
             # This counts on idle connections, too: longer than a balancer's pool keeps its own.
@@ -144,9 +148,11 @@ class Worker:
             *(False, None, None, None, "tls1.3", None, [], False),  # TLS ends before us
             (None, None),
         )
+        prefer_throughput()
         loop = asyncio.new_event_loop()
-        handle = _callback_wrapper(app, {"url_path_prefix": None}, None)
+        handle = caller(app, self._leader)
         server.serve_mtr(schedule(loop, handle, impl_asyncio=True), loop, self._stop)
+        self._leader.watch()
         while not self._stopped.is_set():
             self._wakeup.wait()
         loop.close()
@@ -164,6 +170,7 @@ class Worker:
 
     def _finish(self) -> None:
         self._later(LAST_SECONDS, lambda: os._exit(0))
+        self._leader.close()
         self._stop.set()
 
     @staticmethod
@@ -171,6 +178,54 @@ class Worker:
         timer = threading.Timer(seconds, action)
         timer.daemon = True
         timer.start()
+
+
+def prefer_throughput() -> None:
+    """Let no thread that wakes up interrupt one that works (sched(7), SCHED_BATCH).
+
+    The event loop and the leader wake each other all the time. On one processor they otherwise
+    take turns at each request, where one could read or answer all that wait.
+    """
+    # Where the platform has no such thing, or a sandbox forbids it, all works as well, but slower.
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def caller(app: Callable[..., Any], leader: Leader) -> Callable[[Any, dict[str, Any]], None]:
+    """What granian calls with each request: `app` as WSGI has it (PEP 3333), then the answer.
+
+    In place of granian's own (granian.wsgi), which has answered only when it returns, and copies
+    the process's environment, with its secrets, into every request's.
+    """
+    from granian.wsgi import Response, ResponseIterWrap
+
+    common = {
+        "SCRIPT_NAME": "",
+        "wsgi.errors": sys.stderr,
+        "wsgi.input_terminated": True,  # werkzeug may read to the end of it
+        "wsgi.multiprocess": False,
+        "wsgi.multithread": True,
+        "wsgi.run_once": False,
+        "wsgi.version": (1, 0),
+    }
+
+    def call(proto: Any, environ: dict[str, Any]) -> None:
+        leader.begin()
+        environ.update(common)
+        response = Response()
+        answer = app(environ, response)
+        if isinstance(answer, list):
+            content = b"".join(answer)
+            # The body is let go: it may be long until this thread returns. Just before the answer,
+            # as either wakes the event loop.
+            environ.clear()
+            proto.response_bytes(response.status, response.headers, content)
+        else:
+            proto.response_iter(response.status, response.headers, ResponseIterWrap(answer))
+            environ.clear()
+        leader.end()
+
+    return call
 
 
 def cut_off_stalled(listener: socket.socket, overdue: Callable[[], bool], seconds: float) -> None:

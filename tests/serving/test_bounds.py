@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving.edge import Bodies
+from serving.edge import Bodies, content_length
 from serving.gate import Gate
 from serving.pictures import decode
 from serving.problems import Problem
@@ -28,7 +28,7 @@ def test_a_body_that_is_far_too_long_is_not_even_read():
             raise AssertionError("read")
 
     with pytest.raises(Problem) as refused:
-        Bodies(most=1, seconds=5).read({"wsgi.input": Unread(), "CONTENT_LENGTH": "41"}, limit=10)
+        Bodies(most=1, seconds=5).read(Unread(), 41, limit=10)
     assert refused.value.status == 413
 
 
@@ -40,22 +40,17 @@ def test_a_body_that_is_too_long_is_refused(app):
     assert answer.headers["connection"] == "close"
 
 
-def body(data: bytes, length: int | None = None) -> dict:
-    environ = {"wsgi.input": io.BytesIO(data)}
-    return environ if length is None else {**environ, "CONTENT_LENGTH": str(length)}
-
-
 def test_bodies_without_a_length_are_bounded_too():
     bodies = Bodies(most=1, seconds=5)
-    assert bodies.read(body(b"abc"), limit=3) == b"abc"
+    assert bodies.read(io.BytesIO(b"abc"), None, limit=3) == b"abc"
     with pytest.raises(Problem, match="At most 3 bytes") as refused:
-        bodies.read(body(b"abcd"), limit=3)
+        bodies.read(io.BytesIO(b"abcd"), None, limit=3)
     assert refused.value.status == 413
 
 
 def test_a_body_cut_short_is_not_taken_for_a_whole_one():
     with pytest.raises(Problem, match="ended after 2 of 3 bytes") as refused:
-        Bodies(most=1, seconds=5).read(body(b"ab", 3), limit=10)
+        Bodies(most=1, seconds=5).read(io.BytesIO(b"ab"), 3, limit=10)
     assert refused.value.status == 400
 
 
@@ -67,7 +62,7 @@ def test_a_body_that_trickles_is_given_up():
 
     bodies = Bodies(most=1, seconds=0.1)
     with pytest.raises(Problem) as refused:
-        bodies.read({"wsgi.input": Slow(), "CONTENT_LENGTH": "1000"}, limit=2000)
+        bodies.read(Slow(), 1000, limit=2000)
     assert refused.value.status == 408
     assert not bodies.overdue()
 
@@ -86,7 +81,7 @@ def test_only_so_many_bodies_are_read_at_once():
 
     def read() -> None:
         with pytest.raises(Problem):
-            bodies.read({"wsgi.input": stuck}, 10)
+            bodies.read(stuck, None, 10)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -94,11 +89,19 @@ def test_only_so_many_bodies_are_read_at_once():
     time.sleep(0.02)
     assert bodies.overdue()
     with pytest.raises(Problem) as refused:
-        bodies.read(body(b"a"), 10)
+        bodies.read(io.BytesIO(b"a"), None, 10)
     assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "1")
     stuck.go.set()
     reader.join()
-    assert bodies.read(body(b"a"), 10) == b"a"
+    assert bodies.read(io.BytesIO(b"a"), None, 10) == b"a"
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [("12", 12), ("", None), (None, None), ("-1", None), ("1e3", None), ("9" * 30, None)],
+)
+def test_only_a_plain_number_is_taken_for_a_length(text, length):
+    assert content_length({} if text is None else {"CONTENT_LENGTH": text}) == length
 
 
 def test_more_rows_or_images_than_the_limit_are_refused(app):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from asking import digit
+from asking import REPOSITORY, digit
 
 from serving.settings import read
 from tandem.errors import SettingError
@@ -58,6 +58,15 @@ def test_sigterm_counts_whichever_thread_the_kernel_gives_it_to(start, workers):
 def test_the_drain_ends_after_its_seconds(start):
     running = start(TANDEM_DRAIN_SECONDS="0.2")
     assert running.stop()[0] == 0
+
+
+def test_the_interpreter_is_not_taken_down_under_the_threads_of_the_server(start, tmp_path):
+    # Now and then that aborted the process: 3 stops of 25 on a busy machine.
+    hook = "import atexit; atexit.register(lambda: open('taken-down', 'w').close())"
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    running = start(PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+    assert running.stop()[0] == 0
+    assert not (tmp_path / "taken-down").exists()
 
 
 def test_ctrl_c_stops_at_once(start):
