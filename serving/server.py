@@ -197,8 +197,9 @@ def caller(app: Callable[..., Any], leader: Leader) -> Callable[[Any, dict[str, 
     In place of granian's own (granian.wsgi), which has answered only when it returns, and copies
     the process's environment, with its secrets, into every request's.
     """
-    from granian.wsgi import Response, ResponseIterWrap
+    from granian import wsgi
 
+    parts_of: Any = wsgi.ResponseIterWrap
     common = {
         "SCRIPT_NAME": "",
         "wsgi.errors": sys.stderr,
@@ -212,16 +213,20 @@ def caller(app: Callable[..., Any], leader: Leader) -> Callable[[Any, dict[str, 
     def call(proto: Any, environ: dict[str, Any]) -> None:
         leader.begin()
         environ.update(common)
-        response = Response()
-        answer = app(environ, response)
+        head: tuple[int, list[tuple[str, str]]] = 500, []
+
+        def start(line: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
+            nonlocal head
+            head = int(line[:3]), headers
+
+        answer = app(environ, start)
         if isinstance(answer, list):
             content = b"".join(answer)
-            # The body is let go: it may be long until this thread returns. Just before the answer,
-            # as either wakes the event loop.
+            # It may be long until this thread returns: what is left of the body is let go.
             environ.clear()
-            proto.response_bytes(response.status, response.headers, content)
+            proto.response_bytes(*head, content)
         else:
-            proto.response_iter(response.status, response.headers, ResponseIterWrap(answer))
+            proto.response_iter(*head, parts_of(answer))
             environ.clear()
         leader.end()
 
