@@ -29,6 +29,7 @@ class Leader:
         self._lock = threading.Lock()
         self._leader: int | None = None
         self._parked: list[tuple[int, threading.Lock]] = []
+        self._away: set[int] = set()  # threads with what takes longer
         self._closed = False
         self._turn = 0
         self._busy = False
@@ -49,6 +50,7 @@ class Leader:
     def step_down(self) -> None:
         """What this thread does next may take long: another one leads from here on."""
         me = get_ident()
+        self._away.add(me)
         if self._leader == me:
             self._replace(me)
 
@@ -58,8 +60,9 @@ class Leader:
         if self._leader == me:
             self._busy = False
             return
+        self._away.discard(me)
         with self._lock:
-            if self._closed:
+            if self._away or self._closed:
                 return
             if self._leader is None:
                 self._leader = me
@@ -97,6 +100,7 @@ class Leader:
                 if turn != seen:
                     seen, quiet = turn, 0
                 elif self._busy and leader is not None:
+                    self._away.add(leader)
                     self._replace(leader)
                 else:
                     quiet += 1

@@ -80,28 +80,37 @@ def test_with_nobody_parked_the_next_to_end_leads():
     leader.close()
 
 
+def test_while_something_takes_longer_nobody_is_parked():
+    leader = Leader()
+    leader.begin()
+    leader.end()
+    done = threading.Event()
+
+    def long() -> None:
+        leader.step_down()
+        done.wait(10)
+
+    slow = Thread(leader, long)
+    assert Thread(leader).waits.wait(5)
+    done.set()
+    assert slow.parked(), "the leader is still there"
+    assert Thread(leader).parked()
+    leader.close()
+
+
 def test_a_leader_that_is_stuck_is_replaced():
     leader = Leader()
     leader.watch()
-    release = threading.Event()
-
-    def lead() -> None:
-        leader.begin()
-        leader.end()
-        leader.begin()
-        release.wait(10)
-        leader.end()
-        after.set()
-
-    after = threading.Event()
-    stuck = threading.Thread(target=lead, daemon=True)
-    stuck.start()
-    time.sleep(0.05)
-    assert Thread(leader).waits.wait(5), "nobody waits for requests"
-    release.set()
-    assert not after.wait(0.1), "two threads wait for requests"
-    leader.close()
-    assert after.wait(5)
+    leader.begin()
+    leader.end()
+    follower = Thread(leader)
+    assert follower.parked()
+    leader.begin()
+    assert follower.waits.wait(5), "nobody waits for requests"
+    threading.Timer(0.3, leader.close).start()
+    began = time.monotonic()
+    leader.end()
+    assert time.monotonic() - began > 0.1, "two threads wait for requests"
 
 
 def test_the_watch_ends_when_nothing_comes_and_begins_again(monkeypatch: pytest.MonkeyPatch):
