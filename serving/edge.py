@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from serving import problems
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 REQUEST_ID = "tandem.request_id"
 Start = Callable[..., Any]
+MOMENT = 0.05
+"""Seconds that a request waits for others that are still being sent."""
 HEARD_OUT = 4
 """Times the limit that a body may have and still be read to its end before it is refused."""
 
@@ -231,7 +234,9 @@ class Bodies:
     """
 
     def __init__(self, most: int, seconds: float) -> None:
-        self._most = most
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(most):
+            self._places.put(None)
         self._seconds = seconds
         self._began: dict[int, float] = {}
 
@@ -245,10 +250,13 @@ class Bodies:
         most = HEARD_OUT * limit
         if length is not None and length > most:
             raise _too_long(length, limit)
-        if len(self._began) >= self._most:
+        try:
+            # Nearly always the body has come with its head, and the place is free in no time.
+            self._places.get(timeout=MOMENT)
+        except Empty:
             raise Problem(
                 503, "Too many requests are still being sent; try again.", {"Retry-After": "1"}
-            )
+            ) from None
         me = threading.get_ident()
         began = self._began[me] = time.monotonic()
         try:
@@ -265,6 +273,7 @@ class Bodies:
                     break
         finally:
             del self._began[me]
+            self._places.put(None)
         if size > limit:
             raise _too_long(length, limit)
         if time.monotonic() - began > self._seconds:
