@@ -159,14 +159,20 @@ def locked_environment(lock: Path, home: Path) -> Path:
     Raises `BuildError` when something cannot be installed with the hash that is locked.
     """
     from tandem.oci import assemble
+    from tandem.oci.wheels import alone
     from tandem.targets import process
 
     content = lock.read_bytes() + sys.version.encode()
     folder = home / hashlib.sha256(content).hexdigest()[:16]
     libraries = assemble.install(lock, folder / "lib", progress=log.info)
     python = process.bare_python(folder) / "bin" / "python"
-    packages = next((python.parent.parent / "lib").glob("python*/site-packages"))
-    (packages / "locked.pth").write_text(f"{libraries.absolute()}\n", encoding="utf-8")
+    packages = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
+    # Not by a .pth file: tools tell a library from the commit's own code by where it is (hypothesis
+    # reads all of the latter before its first test).
+    with alone(folder / ".lock"):
+        if not packages.is_symlink():
+            shutil.rmtree(packages, ignore_errors=True)
+            packages.symlink_to(libraries.absolute())
     return python
 
 
@@ -201,7 +207,6 @@ def run_tests(folder: Path, recipe: Recipe, *, python: Path) -> TestReport:
             "HOME": home,
             "TMPDIR": home,
             "VIRTUAL_ENV": str(python.parent.parent),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONNOUSERSITE": "1",
             "PYTEST_ADDOPTS": f"--junitxml={report}",
         }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from oci_samples import locked, wheel
 
-from tandem.build import Recipe, clean_folder, read_recipe, run_tests
+from tandem.build import Recipe, clean_folder, locked_environment, read_recipe, run_tests
 from tandem.errors import BuildError
 
 RECIPE = """
@@ -187,3 +189,25 @@ def test_a_folder_that_a_killed_run_left_is_removed(tmp_path: Path) -> None:
         assert not list(folder.iterdir())
         assert not left.exists()
     assert not folder.exists()
+
+
+def test_an_environment_has_what_the_lock_names_as_its_own_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = tmp_path / "wheels"
+    lock = locked(tmp_path / "locks", wheel(wheels, "thing", "1.0", {"thing.py": "word = 'one'\n"}))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    python = locked_environment(lock, tmp_path / "environments")
+    # As a run leaves it that was killed in between.
+    next((python.parent.parent / "lib").glob("python*/site-packages")).unlink()
+    assert locked_environment(lock, tmp_path / "environments") == python
+    told = (
+        "import sysconfig, pathlib, sys, thing;"
+        "print(thing.word, pathlib.Path(thing.__file__).resolve().is_relative_to("
+        "pathlib.Path(sysconfig.get_path('purelib')).resolve()));"
+        "import pytest"
+    )
+    done = subprocess.run([str(python), "-c", told], capture_output=True, text=True)
+    assert done.stdout == "one True\n"
+    assert "No module named 'pytest'" in done.stderr, "a library of ours leaks in"
