@@ -40,9 +40,11 @@ ADDRESS_WAIT = 300.0
 """Seconds a cloud may take to give a load balancer its address, or DNS its name."""
 ANSWER_WAIT = 60.0
 A_MOMENT = 2.0
-IN_A_ROW = 5
-"""Fresh connections per pod that must all reach the new release before it counts as the only
-one."""
+A_LITTLE = 0.5
+IN_A_ROW = 14
+"""Fresh connections per pod, and one pod more, that must all reach the new release before it counts
+as the only one. One old pod among n new ones is then missed once in a million: (n/(n+1))^(14(n+1))
+is at most e^-14."""
 
 
 class Good(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,10 +342,20 @@ class KubernetesTarget:
         )
         url = self._await_address(timeline)
         timeline.say(f"all {len(pods)} pods are ready; asking {url}")
+        end = time.monotonic() + ANSWER_WAIT
         took = await_answers(url, facts.digest, len(pods), timeline.say)
-        check(url)
+        while problem := _refusal(check, url):
+            # Each node learns by itself that a pod is on its way out: the answer may be of one.
+            if time.monotonic() > end or not self._is_leaving(facts.digest):
+                raise problem
+            timeline.say(f"asking again, as long as an old pod is still there: {problem}")
+            time.sleep(A_LITTLE)
         timeline.say(f"{took} answers in a row, and the check")
         return pods
+
+    def _is_leaving(self, digest: str) -> bool:
+        """Whether a pod of another image is still there."""
+        return any(not image_of(pod["spec"]).endswith(f"@{digest}") for pod in self._pods())
 
     def _await_address(self, timeline: rollout.Timeline) -> str:
         end = time.monotonic() + ADDRESS_WAIT
@@ -457,7 +469,7 @@ class KubernetesTarget:
 
     def _live(self, deployment: Object, service: Object | None) -> Live:
         template = deployment["spec"]["template"]
-        image = next(c["image"] for c in template["spec"]["containers"] if c["name"] == "service")
+        image = image_of(template["spec"])
         good = _good(deployment)
         digest = image.partition("@")[2] or image
         # Since when: only Tandem's own word counts, and only for what runs now.
@@ -533,12 +545,26 @@ def kubernetes_target(
     return KubernetesTarget(url, context, namespace, app, settings or manifests.load_settings())
 
 
+def _refusal(check: Check, url: str) -> TargetError | None:
+    try:
+        check(url)
+    except TargetError as problem:
+        return problem
+    return None
+
+
+def image_of(spec: Object) -> str:
+    """The image of the service in a pod's specification."""
+    found: str = next(c["image"] for c in spec["containers"] if c["name"] == "service")
+    return found
+
+
 def await_answers(url: str, digest: str, pods: int, say: Callable[[str], None]) -> int:
     """Ask on fresh connections until as many answers in a row as could miss no pod are of `digest`.
 
     A load balancer may still send some to a pod that is on its way out. Returns how many.
     """
-    needed = IN_A_ROW * max(pods, 2)
+    needed = IN_A_ROW * (pods + 1)
     end = time.monotonic() + ANSWER_WAIT
     right = 0
     last = ""

@@ -339,6 +339,25 @@ def test_what_a_release_no_longer_has_is_removed_and_what_is_not_ours_is_left(
     assert target.stop(progress=print) is False
 
 
+def test_an_answer_of_a_pod_that_is_on_its_way_out_is_not_held_against_the_new_release(
+    namespace: str, tmp_path: Path
+) -> None:
+    settings = KubernetesSettings(replicas=1, drain_seconds=15, cpu="10m", memory="32Mi")
+    target = made(namespace, tmp_path, settings)
+    deploy(target, "one", 1)
+    asked = []
+
+    def check(url: str) -> None:
+        asked.append(url)
+        if len(asked) == 1:
+            raise TargetError("this is release 1")
+
+    said: list[str] = []
+    live = deploy(target, "two", 2, check=check, said=said)
+    assert (live.release, len(asked)) == (2, 2)
+    assert any("old pod is still there: this is release 1" in line for line in said)
+
+
 @pytest.mark.timeout(900)
 def test_no_request_is_lost_on_rollouts_broken_images_and_killed_pods(
     namespace: str, tmp_path: Path
