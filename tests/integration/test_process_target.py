@@ -43,7 +43,7 @@ def target(tmp_path: Path) -> Iterator[BlueGreen]:
     assert isinstance(target, BlueGreen)
     yield target
     target.stop(progress=print)
-    assert wait_until(lambda: not processes(tmp_path), 20), "something was left behind"
+    assert wait_until(lambda: not processes(tmp_path), 5), "something was left behind"
 
 
 def processes(state: Path) -> list[psutil.Process]:
@@ -123,7 +123,7 @@ def test_the_next_release_replaces_it_and_the_old_one_ends(
     new = deploy(target, registry, "two", 2)
     assert word_at(target.url()) == "two"
     gone = old.detail["pid"]
-    assert wait_until(lambda: gone not in {p.pid for p in processes(tmp_path)}, 20)
+    assert wait_until(lambda: gone not in {p.pid for p in processes(tmp_path)}, 5)
     assert {p.pid for p in processes(tmp_path)} >= {new.detail["pid"]}
 
 
@@ -187,7 +187,7 @@ def test_a_service_that_died_is_not_called_live_and_is_replaced(
 ) -> None:
     live = deploy(target, registry, "one", 1)
     os.kill(live.detail["pid"], signal.SIGKILL)
-    assert wait_until(lambda: target.current() is None, 20)
+    assert wait_until(lambda: target.current() is None, 5)
     again = deploy(target, registry, "one", 1)
     assert again.detail["pid"] != live.detail["pid"]
     assert settled(target.current()) == settled(again)
@@ -198,7 +198,7 @@ def test_a_front_that_died_is_opened_again(target: BlueGreen, registry: MemoryRe
     front = target._read().front
     assert front
     os.kill(front.process.pid, signal.SIGKILL)
-    assert wait_until(lambda: target.current() is None, 20)
+    assert wait_until(lambda: target.current() is None, 5)
     deploy(target, registry, "one", 1)
     assert word_at(live.url) == "one"
 
@@ -223,7 +223,7 @@ def test_another_port_is_opened_before_the_old_one_closes(
     assert moved.current() is None
     deploy(moved, registry, "one", 2)
     assert word_at(moved.url()) == "one"
-    assert wait_until(lambda: not _connects(old.url), 20)
+    assert wait_until(lambda: not _connects(old.url), 5)
     moved.stop(progress=print)
 
 
@@ -245,7 +245,7 @@ def test_no_request_is_lost_on_switches_and_failed_releases(
             deploy(target, registry, word, number)
             with pytest.raises(TargetError):
                 deploy(target, registry, "crash", 99)
-        assert wait_until(lambda: "sha256:four" in load.words[-2:], 20)
+        assert wait_until(lambda: "sha256:four" in load.words[-2:], 5)
         time.sleep(0.5)
     assert load.failures == []
     assert list(dict.fromkeys(load.words)) == [f"sha256:{word}" for word in words]
@@ -331,7 +331,7 @@ def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
         assert word_at(target.url()) == "two"
         assert settled(target.current()) == settled(live)
         # A front, the live one, and nothing else once the old one has drained.
-        assert wait_until(lambda: len(processes(tmp_path)) == 2, 20), processes(tmp_path)
+        assert wait_until(lambda: len(processes(tmp_path)) == 2, 5), processes(tmp_path)
         if first == "as the first":
             target.stop(progress=print)
             assert not processes(tmp_path)
@@ -363,7 +363,7 @@ def test_two_deploys_at_once_never_interleave(
     for thread in threads:
         thread.join()
     assert target.current() is not None
-    assert wait_until(lambda: len(processes(tmp_path)) == 2, 20)
+    assert wait_until(lambda: len(processes(tmp_path)) == 2, 5)
 
 
 def test_run_once_gives_a_private_service_and_removes_it(
@@ -406,7 +406,7 @@ from small_image import MemoryRegistry
         [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder.parent}:{folder}"},
     )
-    assert wait_until(lambda: not processes(tmp_path), 20)
+    assert wait_until(lambda: not processes(tmp_path), 5)
     # What it had written down is forgotten by the next one.
     with run_once(registry, registry.small("one"), state=tmp_path):
         pass
