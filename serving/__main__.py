@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from serving.leader import Leader
 from serving.server import Worker, cut_off_stalled, join, listen, reserve, shared_memory, supervise
 from serving.settings import Settings, read
 from tandem.errors import TandemError
@@ -48,7 +49,6 @@ def work(
     try:
         # All that is slow to import is imported here, after what can be refused without it.
         from serving.app import create_app
-        from serving.leader import Leader
         from serving.logs import Log
         from serving.model import load
 

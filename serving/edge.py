@@ -14,10 +14,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from serving import problems
+from serving.gate import places
 from serving.metrics import PATHS, path_of
 from serving.problems import Problem
 
@@ -127,7 +128,8 @@ class Edge:
             body = self.bodies.read(environ["wsgi.input"], length, self._limit)
             environ["tandem.body"] = body
             gate = self._service.gate_for(body)
-            if gate is not self._service.quick_gate:
+            score = self._service.scoring.get(environ["PATH_INFO"])
+            if score is None or gate is not self._service.quick_gate:
                 self.step_down()
             try:
                 entered = gate.enter()
@@ -135,9 +137,7 @@ class Edge:
                 self._metrics.turned_away()
                 raise
             try:
-                score = self._service.scoring.get(environ["PATH_INFO"])
                 if score is None:
-                    self.step_down()
                     environ["wsgi.input"] = io.BytesIO(body)
                     # Flask's answers are lists: all of the work is done when it returns.
                     return self._inner(environ, start)
@@ -234,9 +234,7 @@ class Bodies:
     """
 
     def __init__(self, most: int, seconds: float) -> None:
-        self._places: SimpleQueue[None] = SimpleQueue()
-        for _ in range(most):
-            self._places.put(None)
+        self._places = places(most)
         self._seconds = seconds
         self._began: dict[int, float] = {}
 

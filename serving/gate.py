@@ -10,6 +10,14 @@ from queue import Empty, SimpleQueue
 from serving.problems import Problem
 
 
+def places(number: int) -> SimpleQueue[None]:
+    """So many places, to be taken with `get` and given back with `put`."""
+    free: SimpleQueue[None] = SimpleQueue()
+    for _ in range(number):
+        free.put(None)
+    return free
+
+
 class Gate:
     """Room for `slots` scorings at a time and `seats` waiting ones.
 
@@ -18,9 +26,7 @@ class Gate:
     """
 
     def __init__(self, slots: int, seats: int, patience: float) -> None:
-        self._free: SimpleQueue[None] = SimpleQueue()
-        for _ in range(slots):
-            self._free.put(None)
+        self._free = places(slots)
         self._lock = threading.Lock()
         self._slots = slots
         self._seats = seats

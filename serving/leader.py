@@ -50,19 +50,23 @@ class Leader:
     def step_down(self) -> None:
         """What this thread does next may take long: another one leads from here on."""
         me = get_ident()
-        self._away.add(me)
         if self._leader == me:
             self._replace(me)
+        else:
+            self._away.add(me)
 
-    def end(self) -> None:
-        """This thread has answered; returns when it is to wait for the next request."""
+    def end(self, *, parks: bool = True) -> None:
+        """This thread has answered; returns when it is to wait for the next request.
+
+        At once where it must not be parked.
+        """
         me = get_ident()
         if self._leader == me:
             self._busy = False
             return
         self._away.discard(me)
         with self._lock:
-            if self._away or self._closed:
+            if self._away or self._closed or not parks:
                 return
             if self._leader is None:
                 self._leader = me
@@ -84,6 +88,7 @@ class Leader:
             if self._leader != leader:
                 return
             self._busy = False
+            self._away.add(leader)
             # The one that parked last: what it needs is in the caches. With none parked, the server
             # starts a thread for the next request, and the first to end its own becomes the leader.
             self._leader, turn = self._parked.pop() if self._parked else (None, None)
@@ -100,7 +105,6 @@ class Leader:
                 if turn != seen:
                     seen, quiet = turn, 0
                 elif self._busy and leader is not None:
-                    self._away.add(leader)
                     self._replace(leader)
                 else:
                     quiet += 1

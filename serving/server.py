@@ -222,15 +222,21 @@ def caller(app: Callable[..., Any], leader: Leader) -> Callable[[Any, dict[str, 
         answer = app(environ, start)
         if isinstance(answer, list):
             content = b"".join(answer)
-            # It may be long until this thread returns: what is left of the body is let go.
-            environ.clear()
             proto.response_bytes(*head, content)
         else:
             proto.response_iter(*head, parts_of(answer))
-            environ.clear()
-        leader.end()
+        # What is left of a body is let go when this thread returns; until then its connection would
+        # come to no next request.
+        leader.end(parks=has_read_all(environ))
 
     return call
+
+
+def has_read_all(environ: dict[str, Any]) -> bool:
+    """Whether nothing of a body can be left: it was read by us, or there is none."""
+    if "tandem.body" in environ:
+        return True
+    return not environ.get("CONTENT_LENGTH") and "HTTP_TRANSFER_ENCODING" not in environ
 
 
 def cut_off_stalled(listener: socket.socket, overdue: Callable[[], bool], seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from asking import Running, digit
 
 from serving.leader import Leader
-from serving.server import caller
+from serving.server import caller, has_read_all
 
 ROW = json.dumps({"rows": [digit(0)[0]]}).encode()
 JSON = {"Content-Type": "application/json"}
@@ -37,10 +37,27 @@ class Thread:
         return not self.waits.wait(0.1)
 
 
-def test_one_thread_goes_back_to_wait_and_the_others_are_parked():
+def led() -> Leader:
+    """With this thread as the leader, which waits for its next request."""
     leader = Leader()
     leader.begin()
     leader.end()
+    return leader
+
+
+def parks(leader: Leader) -> bool:
+    """Whether this thread is parked at the end of its request; then all are let go."""
+    freed = threading.Timer(0.2, leader.close)
+    freed.start()
+    began = time.monotonic()
+    leader.end()
+    spent = time.monotonic() - began
+    freed.join()
+    return spent > 0.1
+
+
+def test_one_thread_goes_back_to_wait_and_the_others_are_parked():
+    leader = led()
     followers = [Thread(leader) for _ in range(3)]
     assert all(follower.parked() for follower in followers)
     leader.begin()
@@ -51,9 +68,7 @@ def test_one_thread_goes_back_to_wait_and_the_others_are_parked():
 
 
 def test_who_steps_down_is_replaced_by_one_that_was_parked_and_parks_then():
-    leader = Leader()
-    leader.begin()
-    leader.end()
+    leader = led()
     followers = [Thread(leader) for _ in range(2)]
     assert all(follower.parked() for follower in followers)
     leader.begin()
@@ -61,18 +76,11 @@ def test_who_steps_down_is_replaced_by_one_that_was_parked_and_parks_then():
     leader.step_down()  # once is enough
     time.sleep(0.1)
     assert [follower.waits.is_set() for follower in followers].count(True) == 1
-    freed = threading.Timer(0.2, leader.close)
-    freed.start()
-    began = time.monotonic()
-    leader.end()
-    assert time.monotonic() - began > 0.1, "two threads wait for requests"
-    freed.join()
+    assert parks(leader), "two threads wait for requests"
 
 
 def test_with_nobody_parked_the_next_to_end_leads():
-    leader = Leader()
-    leader.begin()
-    leader.end()
+    leader = led()
     leader.begin()
     leader.step_down()
     leader.end()  # nobody else came
@@ -81,9 +89,7 @@ def test_with_nobody_parked_the_next_to_end_leads():
 
 
 def test_while_something_takes_longer_nobody_is_parked():
-    leader = Leader()
-    leader.begin()
-    leader.end()
+    leader = led()
     done = threading.Event()
 
     def long() -> None:
@@ -99,27 +105,20 @@ def test_while_something_takes_longer_nobody_is_parked():
 
 
 def test_a_leader_that_is_stuck_is_replaced():
-    leader = Leader()
+    leader = led()
     leader.watch()
-    leader.begin()
-    leader.end()
     follower = Thread(leader)
     assert follower.parked()
     leader.begin()
     assert follower.waits.wait(5), "nobody waits for requests"
-    threading.Timer(0.3, leader.close).start()
-    began = time.monotonic()
-    leader.end()
-    assert time.monotonic() - began > 0.1, "two threads wait for requests"
+    assert parks(leader), "two threads wait for requests"
 
 
 def test_the_watch_ends_when_nothing_comes_and_begins_again(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("serving.leader.TICK", 0.001)
     monkeypatch.setattr("serving.leader.QUIET", 5)
-    leader = Leader()
+    leader = led()
     leader.watch()
-    leader.begin()
-    leader.end()
     deadline = time.monotonic() + 5
     while leader._watched.is_set() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -169,13 +168,26 @@ def test_a_request_is_answered_as_wsgi_says_without_the_secrets_of_the_process(
         start_response("201 Created", [("X-A", "b")])
         return Parts() if streamed else [b"a", b"b"]
 
-    proto, environ = Proto(), {"REQUEST_METHOD": "GET"}
-    caller(app, Leader())(proto, environ)
+    proto = Proto()
+    caller(app, Leader())(proto, {"REQUEST_METHOD": "GET"})
     assert proto.answers == [(201, [("X-A", "b")], b"ab")]
     assert Parts.closed is streamed
     assert seen["wsgi.version"] == (1, 0)
     assert "TANDEM_SECRET" not in seen
-    assert environ == {}, "the body is still held"
+
+
+@pytest.mark.parametrize(
+    ("environ", "whole"),
+    [
+        ({}, True),
+        ({"CONTENT_LENGTH": ""}, True),
+        ({"CONTENT_LENGTH": "12"}, False),
+        ({"CONTENT_LENGTH": "12", "tandem.body": b"twelve bytes"}, True),
+        ({"HTTP_TRANSFER_ENCODING": "chunked"}, False),
+    ],
+)
+def test_a_body_is_whole_when_it_was_read_or_there_is_none(environ, whole):
+    assert has_read_all(environ) is whole
 
 
 def scored(running: Running, times: int, statuses: list[int]) -> None:
@@ -227,10 +239,26 @@ def test_who_sends_slowly_holds_nobody_up(start):
 
 def test_a_body_that_nobody_reads_does_not_hold_its_connection_up(start):
     running = start(TANDEM_LOG="warning")
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
-    for _ in range(40):  # more than there are threads: most of them are parked by now
-        connection.request("POST", "/nowhere", b"x" * 1000)
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 404
-    connection.close()
+    seen: list[object] = []
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+        for _ in range(5):
+            try:
+                connection.request("POST", "/nowhere", b"x" * 20_000)
+                answer = connection.getresponse()
+                answer.read()
+                seen.append(answer.status)
+            except TimeoutError as problem:
+                seen.append(problem)
+                break
+            except (ConnectionError, http.client.HTTPException):
+                connection.close()  # with so much unread the server may close it
+        connection.close()
+
+    callers = [threading.Thread(target=ask, daemon=True) for _ in range(40)]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join()
+    assert set(seen) == {404}
