@@ -35,12 +35,24 @@ class BuildError(TandemError):
     """A commit could not be turned into an app image (its tests failing is not an error)."""
 
 
+class SandboxError(TandemError):
+    """Code that is not ours could not be started in a sandbox; says nothing of that code."""
+
+
 class RegistryError(TandemError):
     """The registry, or an image in it, is not as it should be."""
 
 
 class TargetError(TandemError):
     """An image could not be made live; says what is live now instead."""
+
+
+class ImageFault(TargetError):
+    """The image itself is at fault: it ends by itself, or answers otherwise than it must.
+
+    A verdict on the image. Every other `TargetError` is a fault of the machinery (engine away,
+    pull failed, not ready in time on a busy machine), says nothing of the image, and is tried again.
+    """
 
 
 def one_line(problem: object) -> str:
