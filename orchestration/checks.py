@@ -1,5 +1,7 @@
-"""Asset checks: each reads or makes the verdict that the core keeps; the blocking ones stop what is
-downstream.
+"""Asset checks that are steps of their own: each reads or makes the verdict that the core keeps.
+
+`tests_pass` and `starts_and_answers` are results of the assets that make them. A refused model does
+not block in Dagster, where all that is downstream would turn red: `image` reads the verdicts.
 """
 
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from orchestration import keys
 from orchestration.apps import App
 from orchestration.assets.model import report_judged
 from orchestration.resources import Tandem
+from orchestration.results import check_result
 from tandem import steps
 from tandem.release import Proof
 
@@ -21,32 +24,17 @@ MODEL_CHECKS = {
 
 
 def build_checks(app: App) -> list[dg.AssetChecksDefinition]:
-    """The checks of one app; all but the last are blocking."""
+    """The checks of one app; `live_answers` is blocking."""
     return [
         _model_checks(app),
-        _tests_pass(app),
-        _starts_and_answers(app),
         _live_answers(app),
         _as_released(app),
     ]
 
 
-def _result(app: App, asset: str, proof: Proof) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=keys.key(app, asset),
-        check_name=proof.name,
-        passed=proof.passed,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=proof.summary,
-        metadata={"summary": proof.summary},
-    )
-
-
 def _model_checks(app: App) -> dg.AssetChecksDefinition:
     specs = [
-        dg.AssetCheckSpec(
-            name, asset=keys.key(app, "model"), description=description, blocking=True
-        )
+        dg.AssetCheckSpec(name, asset=keys.key(app, "model"), description=description)
         for name, description in MODEL_CHECKS.items()
     ]
 
@@ -60,38 +48,9 @@ def _model_checks(app: App) -> dg.AssetChecksDefinition:
         if not judged:
             report_judged(context.instance, app, project)
         for proof in proofs:
-            yield _result(app, "model", proof)
+            yield check_result(app, "model", proof)
 
     return model_checks
-
-
-def _tests_pass(app: App) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=keys.key(app, "app_build"),
-        name="tests_pass",
-        blocking=True,
-        description="the commit's own tests passed in its locked environment",
-    )
-    def tests_pass(tandem: Tandem) -> dg.AssetCheckResult:
-        return _result(app, "app_build", steps.verdict_of_newest_build(tandem.project(app)))
-
-    return tests_pass
-
-
-def _starts_and_answers(app: App) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=keys.key(app, "image"),
-        name="starts_and_answers",
-        blocking=True,
-        description="that digest starts and gives the model's golden predictions",
-    )
-    def starts_and_answers(
-        context: dg.AssetCheckExecutionContext, tandem: Tandem
-    ) -> dg.AssetCheckResult:
-        record = steps.prove(tandem.project(app), run_id=context.run.run_id)
-        return _result(app, "image", record.proofs[0])
-
-    return starts_and_answers
 
 
 def _live_answers(app: App) -> dg.AssetChecksDefinition:
@@ -102,7 +61,7 @@ def _live_answers(app: App) -> dg.AssetChecksDefinition:
         description="the live service says the released digest and gives the golden predictions",
     )
     def live_answers(tandem: Tandem) -> dg.AssetCheckResult:
-        return _result(app, "deployment", steps.ask_live(tandem.project(app)))
+        return check_result(app, "deployment", steps.ask_live(tandem.project(app)))
 
     return live_answers
 
@@ -120,7 +79,7 @@ def _as_released(app: App) -> dg.AssetChecksDefinition:
         "sensor looks again and again, and materializing `deployment` heals it",
     )
     def as_released(tandem: Tandem) -> dg.AssetCheckResult:
-        return _result(app, "deployment", truth_proof(steps.truth(tandem.project(app))))
+        return check_result(app, "deployment", truth_proof(steps.truth(tandem.project(app))))
 
     return as_released
 
@@ -129,15 +88,3 @@ def truth_proof(differences: list[str]) -> Proof:
     """The verdict on what differs from the release record."""
     told = "; ".join(differences) or "record, target, registry and service say the same"
     return Proof(AS_RELEASED, not differences, told)
-
-
-def evaluation(app: App, asset: str, proof: Proof, *, blocking: bool) -> dg.AssetCheckEvaluation:
-    """What is reported of a check that no run has made."""
-    return dg.AssetCheckEvaluation(
-        asset_key=keys.key(app, asset),
-        check_name=proof.name,
-        passed=proof.passed,
-        metadata={"summary": proof.summary},
-        description=proof.summary,
-        blocking=blocking,
-    )

@@ -28,26 +28,23 @@ def build_jobs(app: App, *, release_on: str) -> list[Any]:
             keys.job_name(app, what),
             selection=selection,
             description=description,
-            tags=keys.run_tags(app, "by hand in the Dagster UI"),
+            tags=keys.run_tags(app, keys.BY_HAND),
         )
 
     def with_release(selection: dg.AssetSelection) -> dg.AssetSelection:
         return selection | onward if onward else selection
 
-    model_checks = dg.AssetSelection.checks_for_assets(keys.key(app, "model"))
     return [
         job("train", assets("model"), "Train, evaluate, package and publish the next model."),
         job(
             "build",
-            # Without the model's blocking checks: a refused model holds back nobody's code. `image`
-            # reads the verdicts itself.
             with_release(assets("app_build", "image")),
             "Test the newest commit and pack it with the newest accepted model.",
         ),
         job(
             "image",
-            with_release(assets("image") | model_checks),
-            "Pack the newest model with the newest commit whose tests passed.",
+            with_release(assets("image")),
+            "Judge the newest model, and pack it with the newest commit whose tests passed.",
         ),
         job("release", release, "Put the newest proven image live, and record it."),
         _clean_up_job(app),
@@ -75,7 +72,7 @@ def _clean_up_job(app: App) -> dg.JobDefinition:
     @dg.job(
         name=keys.job_name(app, "clean_up"),
         description="Remove images and model versions that nobody needs any more.",
-        tags=keys.run_tags(app, "by hand in the Dagster UI"),
+        tags=keys.run_tags(app, keys.BY_HAND),
     )
     def clean_up_job() -> None:
         clean_up()

@@ -11,6 +11,12 @@ APPLICATION = "application"
 IMAGE = "image"
 RELEASE = "release"
 
+OUTCOME = "tandem/outcome"
+"""The tag of a run that ended in a red commit or a refusal."""
+BY_HAND = "by hand in the Dagster UI"
+WORK = "tandem/work"
+"""The tag that names what a run was asked to do, so that tries of one thing are counted."""
+
 
 def key(app: App, name: str) -> dg.AssetKey:
     """`[APP, NAME]`."""

@@ -61,7 +61,7 @@ def release_needed(
     if build.key:
         run("build", build.reason)
     image = pending.image(project, project.models.latest())
-    if image.key and all(one.success for one in ran):
+    if image.key:
         run("image", image.reason)
     release = pending.release(project)
     if release.image:
@@ -86,6 +86,7 @@ def _run_job(
         result = defs.resolve_job_def(job).execute_in_process(
             instance=instance, raise_on_error=False, tags=tags, run_config=quiet
         )
+    error = _first_error(instance, result)
     stats = instance.get_run_step_stats(result.run_id)
     steps = {
         one.step_key.partition("__")[2] or one.step_key: round(one.end_time - one.start_time, 2)
@@ -95,18 +96,22 @@ def _run_job(
     return Ran(
         job=job,
         run_id=result.run_id,
-        success=result.success,
+        # A red commit or a refused model is a result of its run; who asked for a release is told.
+        success=not error,
         seconds=round(time.monotonic() - started, 2),
         steps=steps,
-        error=_first_error(result),
+        error=error,
     )
 
 
-def _first_error(result: dg.ExecuteInProcessResult) -> str:
+def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
     """The one line that a person needs of a failed run."""
     for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and evaluation.blocking:
+        if not evaluation.passed:
             return f"{evaluation.check_name}: {evaluation.description or 'did not pass'}"
+    run = instance.get_run_by_id(result.run_id)
+    if outcome := run.tags.get(keys.OUTCOME) if run else None:
+        return outcome
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error

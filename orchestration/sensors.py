@@ -1,22 +1,27 @@
-"""Sensors: a new commit starts a build, a new model an image; an idle tick says why."""
+"""Sensors: a new commit starts a build, a new model an image; an idle tick says why.
+
+A tick that could not look (remote, store or target away) fails, and says so in one line; it is no
+tick that had nothing to do. A run that failed is asked for again, with growing pauses and without
+end: what `orchestration.tries` says.
+"""
 
 from collections.abc import Callable
 
 import dagster as dg
 import msgspec
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from orchestration import keys
+from orchestration import keys, tries
 from orchestration.apps import App
 from orchestration.assets.commit import commit_event
 from orchestration.assets.model import made_here, model_event
-from orchestration.checks import evaluation, truth_proof
+from orchestration.checks import truth_proof
 from orchestration.resources import Tandem
+from orchestration.results import evaluation
 from tandem import pending, steps
-from tandem.errors import TandemError
 from tandem.project import Project
 
 _SECONDS = 5
-_TRIES = 3
 _TRUTH_SECONDS = 30
 
 
@@ -45,12 +50,8 @@ def _new_commit(app: App) -> dg.SensorDefinition:
     def new_commit(
         context: dg.SensorEvaluationContext, tandem: Tandem
     ) -> dg.SensorResult | dg.SkipReason:
-        try:
-            project = tandem.project(app)
-            found = pending.build(project)
-        except TandemError as problem:
-            # A vanished branch or a remote that is away changes nothing; the next tick asks again.
-            return dg.SkipReason(str(problem))
+        project = tandem.project(app)
+        found = pending.build(project)
         commit = found.commit
         build_config = {"ops": {f"{app.name}__app_build": {"config": {"commit": commit.sha}}}}
         return _result(
@@ -77,16 +78,13 @@ def _new_model(app: App) -> dg.SensorDefinition:
     def new_model(
         context: dg.SensorEvaluationContext, tandem: Tandem
     ) -> dg.SensorResult | dg.SkipReason:
-        try:
-            project = tandem.project(app)
-            version = project.models.latest()
-            seen = _seen(context.cursor)
-            if version and seen.settled and seen.last == version.digest:
-                # A tick with nothing new costs what finding the newest version costs.
-                return dg.SkipReason(seen.settled)
-            found = pending.image(project, version)
-        except TandemError as problem:
-            return dg.SkipReason(str(problem))
+        project = tandem.project(app)
+        version = project.models.latest()
+        seen = _seen(context.cursor)
+        if version and seen.settled and seen.last == version.digest:
+            # A tick with nothing new costs what finding the newest version costs.
+            return dg.SkipReason(seen.settled)
+        found = pending.image(project, version)
         if version is None:
             return dg.SkipReason(found.reason)
         return _result(
@@ -106,33 +104,70 @@ def _new_model(app: App) -> dg.SensorDefinition:
 def _truth(app: App) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{app.name}_truth",
-        target=dg.AssetSelection.assets(keys.key(app, "deployment")),
+        job_name=keys.job_name(app, "release"),
         minimum_interval_seconds=_TRUTH_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Compares record, target, registry and service; reports what was changed.",
+        description="Compares record, target, registry and service, and reports what was changed; "
+        "asks again for a release that is due and did not come about.",
     )
     def truth(
         context: dg.SensorEvaluationContext, tandem: Tandem
     ) -> dg.SensorResult | dg.SkipReason:
-        try:
-            proof = truth_proof(steps.truth(tandem.project(app)))
-        except TandemError as problem:
-            return dg.SkipReason(str(problem))
+        project = tandem.project(app)
+        if on := tries.run_in_progress(context.instance, app):
+            # Between going live and being recorded, what is live and the record must differ.
+            return dg.SkipReason(f"not compared while {on} is on")
+        requests, due = _release_due(context.instance, app, project, tandem.settings().release_on)
+        proof = truth_proof(steps.truth(project))
         # Only what is news is reported: an event every half minute would bury all others. What a
         # run has found since counts, too.
-        record = context.instance.get_latest_asset_check_evaluation_record(
-            dg.AssetCheckKey(keys.key(app, "deployment"), proof.name)
-        )
-        last = record.evaluation if record else None
-        told = last and (last.passed, last.description)
-        known = told == (proof.passed, proof.summary)
-        events = [] if known else [evaluation(app, "deployment", proof, blocking=False)]
+        known = _last_said(context.instance, app, proof.name) == (proof.passed, proof.summary)
         return dg.SensorResult(
-            asset_events=events,
-            skip_reason=proof.summary,
+            asset_events=[] if known else [evaluation(app, "deployment", proof, blocking=False)],
+            run_requests=requests,
+            skip_reason=None if requests else "; ".join(filter(None, [proof.summary, due])),
         )
 
     return truth
+
+
+def _last_said(
+    instance: dg.DagsterInstance, app: App, check: str
+) -> tuple[bool, str | None] | None:
+    """What the check said when it was last made; one that was only planned has said nothing."""
+    made = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    records = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(keys.key(app, "deployment"), check), limit=1, status=made
+    )
+    for record in records:
+        event = record.event.dagster_event if record.event else None
+        if event is not None:
+            said = event.asset_check_evaluation_data
+            return said.passed, said.description
+    return None
+
+
+def _release_due(
+    instance: dg.DagsterInstance, app: App, project: Project, release_on: str
+) -> tuple[list[dg.RunRequest], str]:
+    """The run for a release that should have been, and why it is not asked for yet.
+
+    With `release_on` build that is each proven image. Else it is the nightly one, where its tick
+    could not look or its run failed: a hiccup at two o'clock must not cost the night.
+    """
+    image = pending.unreleased(project)
+    if image is None:
+        return [], ""
+    key = pending.release_key(image)
+    if release_on != "build" and not tries.nightly_failed(instance, app, key):
+        return [], ""
+    request, wait = tries.request(
+        instance,
+        app,
+        key,
+        trigger=f"sensor {app.name}_truth: image {image.number} is due",
+    )
+    return [request] if request else [], wait
 
 
 def report_news(instance: dg.DagsterInstance, app: App, project: Project) -> None:
@@ -167,39 +202,16 @@ def _result(
     trigger: str,
     config: dict[str, object],
 ) -> dg.SensorResult:
-    """Report what was not reported yet, and ask for the run that is needed, once.
-
-    The run key is made of what the run would start from, not of the cursor: a tick that is
-    evaluated twice asks for one
-    run, a lost cursor asks for none that was made, a rewound branch asks anew, and a run that
-    failed for reasons of its
-    own (not a red test, not a refused model: those are results) is tried again a few times.
-    """
+    """Report what was not reported yet, and ask for the run that is needed."""
     seen = _seen(context.cursor)
     asset_events = [event()] if event and seen.last != mark else []
     requests, skip = [], found.reason
     if found.key:
-        failed = len(
-            context.instance.get_runs(
-                dg.RunsFilter(
-                    tags={"tandem/work": found.key}, statuses=[dg.DagsterRunStatus.FAILURE]
-                ),
-                limit=_TRIES,
-            )
+        request, wait = tries.request(
+            context.instance, app, found.key, trigger=trigger, config=config
         )
-        if failed < _TRIES:
-            requests = [
-                dg.RunRequest(
-                    run_key=f"{found.key}-{failed}",
-                    run_config=config,
-                    tags={**keys.run_tags(app, trigger), "tandem/work": found.key},
-                )
-            ]
-        else:
-            skip = (
-                f"{found.reason}, but its run failed {failed} times: mend that, and run the job "
-                "by hand"
-            )
+        requests = [request] if request else []
+        skip = f"{found.reason}; {wait}"
     return dg.SensorResult(
         asset_events=asset_events,
         run_requests=requests,

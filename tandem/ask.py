@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tandem.errors import TargetError
+from tandem.errors import ImageFault, TargetError
 
 if TYPE_CHECKING:
     from tandem.package import Golden, Prediction
@@ -106,21 +106,21 @@ def version(url: str) -> Version:
     try:
         return msgspec.convert(said, Version, strict=True)
     except msgspec.ValidationError as problem:
-        raise TargetError(f"{url}/version is not in the shape it should be: {problem}") from None
+        raise ImageFault(f"{url}/version is not in the shape it should be: {problem}") from None
 
 
 def check_version(url: str, *, digest: str) -> Version:
-    """As `version`; raises `TargetError` unless the service was started from the image `digest`."""
+    """As `version`; raises `ImageFault` unless the service was started from the image `digest`."""
     said = version(url)
     if said.image.digest != digest:
-        raise TargetError(f"{url}/version says image {said.image.digest}, not {digest}")
+        raise ImageFault(f"{url}/version says image {said.image.digest}, not {digest}")
     return said
 
 
 def ask_golden(url: str, golden: Golden) -> AskReport:
     """Ask a package's golden questions over HTTP and compare the answers with the recorded ones.
 
-    Raises `TargetError` that names the first answer which differs by more than the golden
+    Raises `ImageFault` that names the first answer which differs by more than the golden
     tolerance.
     """
     started = time.monotonic()
@@ -128,7 +128,7 @@ def ask_golden(url: str, golden: Golden) -> AskReport:
     took = time.monotonic() - started
     answers = body.get("predictions") if isinstance(body, dict) else None
     if not isinstance(answers, list) or len(answers) != len(golden.predictions):
-        raise TargetError(
+        raise ImageFault(
             f"{url}/score: want {len(golden.predictions)} predictions, got "
             f"{len(answers) if isinstance(answers, list) else 'none'}"
         )
@@ -143,12 +143,12 @@ def ask_golden(url: str, golden: Golden) -> AskReport:
 def _compare(where: str, want: Prediction, got: Any, tolerance: float) -> float:
     """The largest difference between a recorded prediction and an answered one."""
     if not isinstance(got, dict):
-        raise TargetError(f"{where}: want an object, got {type(got).__name__}")
+        raise ImageFault(f"{where}: want an object, got {type(got).__name__}")
     if want.labels:
         return _compare_labels(where, want, got, tolerance)
     wants, gots = _values(want.value), _values(got.get("value"))
     if len(wants) != len(gots):
-        raise TargetError(f"{where}: answered {len(gots)} values, recorded were {len(wants)}")
+        raise ImageFault(f"{where}: answered {len(gots)} values, recorded were {len(wants)}")
     # A part in a thousand besides: values have no scale of their own, as probabilities do.
     return max(
         _difference(f"{where}, value {number}", one, other, tolerance + abs(one) / 1000)
@@ -163,9 +163,9 @@ def _values(value: Any) -> list[Any]:
 def _compare_labels(where: str, want: Prediction, got: dict[str, Any], tolerance: float) -> float:
     labels, probabilities = got.get("labels"), got.get("probabilities")
     if not isinstance(labels, list) or not isinstance(probabilities, list) or not labels:
-        raise TargetError(f"{where}: want labels and probabilities, got {sorted(got)}")
+        raise ImageFault(f"{where}: want labels and probabilities, got {sorted(got)}")
     if len(labels) != len(probabilities):
-        raise TargetError(f"{where}: {len(labels)} labels with {len(probabilities)} probabilities")
+        raise ImageFault(f"{where}: {len(labels)} labels with {len(probabilities)} probabilities")
     recorded = dict(zip(want.labels, want.probabilities, strict=True))
     largest = 0.0
     # Rank by rank, so that a tie which falls the other way is still the same answer.
@@ -178,16 +178,16 @@ def _compare_labels(where: str, want: Prediction, got: dict[str, Any], tolerance
         tied = label in recorded and abs(recorded[label] - expected) <= 2 * tolerance
         beyond = label not in recorded and abs(want.probabilities[-1] - expected) <= 2 * tolerance
         if label != want.labels[rank] and not (tied or beyond):
-            raise TargetError(f"{where}: answered {label!r}, recorded was {want.labels[rank]!r}")
+            raise ImageFault(f"{where}: answered {label!r}, recorded was {want.labels[rank]!r}")
     return largest
 
 
 def _difference(where: str, want: Any, got: Any, tolerance: float) -> float:
     if not isinstance(got, int | float) or not math.isfinite(got):
-        raise TargetError(f"{where}: want a number, got {got!r}")
+        raise ImageFault(f"{where}: want a number, got {got!r}")
     difference = abs(float(want) - float(got))
     if not difference <= tolerance:
-        raise TargetError(f"{where}: answered {got:.6g}, recorded was {want:.6g}")
+        raise ImageFault(f"{where}: answered {got:.6g}, recorded was {want:.6g}")
     return difference
 
 
@@ -197,13 +197,14 @@ def _json(method: str, url: str, path: str, body: bytes | None) -> Any:
     except (OSError, http.client.HTTPException) as problem:
         raise TargetError(f"{url}{path} does not answer: {_words(problem)}") from None
     if status != 200:
-        raise TargetError(
+        # A service that refuses for a moment (429, 503) is busy; any other answer is its own.
+        raise (TargetError if status in (408, 429, 503) else ImageFault)(
             f"{url}{path} answered {status}: {data[:200].decode(errors='replace').strip()}"
         )
     try:
         return msgspec.json.decode(data)
     except msgspec.DecodeError as problem:
-        raise TargetError(f"{url}{path} answered something that is not JSON: {problem}") from None
+        raise ImageFault(f"{url}{path} answered something that is not JSON: {problem}") from None
 
 
 def _request(

@@ -39,6 +39,10 @@ class SandboxError(TandemError):
     """Code that is not ours could not be started in a sandbox; says nothing of that code."""
 
 
+class NothingToPack(TandemError):
+    """There is no tested commit or no accepted model to pack: a state, not a fault."""
+
+
 class RegistryError(TandemError):
     """The registry, or an image in it, is not as it should be."""
 
@@ -51,7 +55,7 @@ class ImageFault(TargetError):
     """The image itself is at fault: it ends by itself, or answers otherwise than it must.
 
     A verdict on the image. Every other `TargetError` is a fault of the machinery (engine away,
-    pull failed, not ready in time on a busy machine), says nothing of the image, and is tried again.
+    pull failed, not ready in time on a busy machine) says nothing of the image, and is tried again.
     """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from tandem import gates
@@ -10,11 +12,13 @@ from tandem.project import Project
 from tandem.release import ImageRecord, PassedOver
 from tandem.repository import Version
 from tandem.source import Commit
-from tandem.steps import is_recorded, newest_green, tests_in_words
+from tandem.steps import is_recorded, newest_green, outdated, tests_in_words
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to do, or the reason why there is nothing; `key` names the work, empty for
+    """What there is to do, or the reason why there is nothing.
+
+    `key` names the work by what it is made from, and by nothing that another run moves; empty for
     none.
     """
 
@@ -30,57 +34,81 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build(project: Project) -> Pending:
-    """Whether the newest commit still has to be built or packed. Raises `TandemError`."""
+    """Whether the newest commit still has to be built, or packed for the first time.
+
+    Raises `TandemError`.
+    """
     commit = project.source.newest()
+    key = f"commit-{commit.sha}"
     made = project.builds.of(commit.tree)
     if made is None:
-        return Pending(
-            reason=f"commit {commit.short} is not built yet",
-            key=f"commit-{commit.sha}-{_mark(project)}",
-            commit=commit,
-        )
+        return Pending(reason=f"commit {commit.short} is not built yet", key=key, commit=commit)
     if not made.passed:
         return Pending(
             reason=f"commit {commit.short} is held back: {tests_in_words(made.report)}",
             held=True,
             commit=commit,
         )
+    if why := outdated(project, made):
+        mark = hashlib.sha256(why.encode()).hexdigest()[:8]
+        return Pending(reason=f"commit {commit.short} {why}", key=f"{key}-{mark}", commit=commit)
     version, _ = gates.newest_accepted(project.models)
-    if version and not project.ledger.image_of(commit.tree, commit.sha, version.digest):
+    if version is None:
+        return Pending(
+            reason=f"commit {commit.short} is built, and waits for a first model", commit=commit
+        )
+    # A newer model on the same commit is `image`'s to see: each is asked for by one of the two.
+    newest = project.ledger.images.latest()
+    if newest is None or (newest.app.tree, newest.app.commit) != (commit.tree, commit.sha):
         return Pending(
             reason=f"commit {commit.short} is not yet packed with model v{version.number}",
-            key=f"commit-{commit.sha}-{_mark(project)}",
+            key=key,
             commit=commit,
         )
     return Pending(
-        reason=_nothing_changed(project, f"commit {commit.short} is built")
-        if version
-        else f"commit {commit.short} is built, and waits for a first model",
-        commit=commit,
+        reason=_nothing_changed(project, f"commit {commit.short} is built"), commit=commit
     )
 
 
 def image(project: Project, version: Version | None) -> Pending:
-    """Whether the newest model version still has to be judged or packed. Raises `TandemError`."""
+    """Whether a model still has to be judged or packed; `version` is the newest.
+
+    Below a refused version the next one is looked at. Raises `TandemError`.
+    """
     if version is None:
         return Pending(reason=f"no model {project.app} is published yet")
-    verdict = gates.verdict(project.models, version.number)
-    if verdict and not verdict.accepted:
-        reasons = "; ".join(check.summary for check in verdict.checks if not check.passed)
-        return Pending(reason=f"model v{version.number} was refused: {reasons}", held=True)
+    found, refused = _newest_not_refused(project)
+    held = ""
+    if refused:
+        held = "; ".join(f"model {over.which} was refused: {over.reason}" for over in refused[:3])
+    if found is None:
+        return Pending(reason=held, held=True)
     newest = project.ledger.images.latest()
-    if newest and newest.model.digest == version.digest:
-        return Pending(reason=f"nothing changed: model v{version.number} is packed", settled=True)
+    if newest and newest.model.digest == found.digest:
+        reason = held or f"nothing changed: model v{found.number} is packed"
+        return Pending(reason=reason, held=bool(held), settled=not held)
     try:
-        # A run that finds no code to pack with would fail, and be given up after some tries, while
-        # the first build is still on.
-        newest_green(project)
+        green, _ = newest_green(project)
     except TandemError as problem:
-        return Pending(reason=f"model v{version.number} waits: {problem}")
+        return Pending(reason=f"model v{found.number} waits: {problem}", held=bool(held))
+    judged = gates.verdict(project.models, found.number)
     return Pending(
-        reason=f"model v{version.number} is {'not yet packed' if verdict else 'new'}",
-        key=f"model-{version.number}-{_mark(project)}",
+        reason=f"model v{found.number} is {'not yet packed' if judged else 'new'}"
+        + (f"; {held}" if held else ""),
+        key=f"model-{found.number}-{green.commit[:12]}",
+        held=bool(held),
     )
+
+
+def _newest_not_refused(project: Project) -> tuple[Version | None, list[PassedOver]]:
+    """The newest version that was accepted or not judged yet, and the refused ones above it."""
+    refused: list[PassedOver] = []
+    for version in project.models.versions():
+        verdict = gates.verdict(project.models, version.number)
+        if verdict is None or verdict.accepted:
+            return version, refused
+        refused.append(PassedOver("model", f"v{version.number}", verdict.reason))
+    return None, refused
 
 
 def release(project: Project) -> Pending:
@@ -99,11 +127,14 @@ def release(project: Project) -> Pending:
     ):
         return Pending(
             reason=f"image {found.number} is not live yet" if live else "nothing is live",
+            key=release_key(found),
             image=found,
             passed_over=passed_over,
         )
     if drift := project.target.drift():
-        return Pending(reason=f"changed by hand: {'; '.join(drift[:3])}", image=found)
+        return Pending(
+            reason=f"changed by hand: {'; '.join(drift[:3])}", key=release_key(found), image=found
+        )
     over = "".join(f"; passed over {p.what} {p.which[:19]}: {p.reason}" for p in passed_over)
     return Pending(
         reason=_nothing_changed(
@@ -114,13 +145,20 @@ def release(project: Project) -> Pending:
     )
 
 
+def unreleased(project: Project) -> ImageRecord | None:
+    """The newest proven image when the newest release is of another one. Asks no target."""
+    found, _ = project.ledger.newest_good_image()
+    last = project.ledger.releases.latest()
+    return found if found and (last is None or last.image != found.digest) else None
+
+
+def release_key(image: ImageRecord) -> str:
+    """The name of the work of putting that image live."""
+    return f"release-{image.digest.removeprefix('sha256:')[:16]}"
+
+
 def _nothing_changed(project: Project, why: str) -> str:
     last = project.ledger.releases.latest()
     return (
         f"nothing changed since release {last.number}: {why}" if last else f"nothing changed: {why}"
     )
-
-
-def _mark(project: Project) -> int:
-    newest = project.ledger.images.latest()
-    return newest.number if newest else 0

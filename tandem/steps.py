@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import sys
 import time
@@ -16,13 +17,21 @@ import msgspec
 from tandem import ask, gates
 from tandem.build import (
     AppBuild,
+    Recipe,
     TestReport,
     clean_folder,
     locked_environment,
     read_recipe,
     run_tests,
 )
-from tandem.errors import BuildError, NotFound, RegistryError, TandemError, TargetError
+from tandem.errors import (
+    BuildError,
+    ImageFault,
+    NothingToPack,
+    RegistryError,
+    TandemError,
+    TargetError,
+)
 from tandem.oci import Layer, Transfer
 from tandem.package import Package, locked_versions
 from tandem.project import Project
@@ -37,6 +46,7 @@ from tandem.release import (
     now,
 )
 from tandem.repository import Version
+from tandem.source import Commit
 from tandem.targets import DeployRequest, Live, run_once
 
 if TYPE_CHECKING:
@@ -111,7 +121,10 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
     log.info("building commit %s %s", commit.short, commit.subject)
     with clean_folder(project.state, "checkouts") as folder:
         source.checkout(commit.sha, folder)
-        recipe = read_recipe(folder, project.app)
+        try:
+            recipe = read_recipe(folder, project.app)
+        except BuildError as problem:
+            return _without_recipe(project, commit, problem)
         python = locked_environment(folder / recipe.test_lock, project.state / "environments")
         report = run_tests(folder, recipe, python=python)
         log.info("tests of %s: %s", commit.short, report.summary)
@@ -127,6 +140,29 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
         )
         if report.passed:
             build = _make_app_image(project, folder, build)
+    project.builds.keep(build)
+    return build
+
+
+def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> AppBuild:
+    """The red build of a commit that does not say, or says wrongly, how it is built.
+
+    A verdict on the commit, as failed tests are: it must not keep an older one from being packed.
+    """
+    log.info("commit %s: %s", commit.short, problem)
+    report = TestReport(
+        passed=False, total=0, skipped=0, seconds=0.0, failures=[], summary=str(problem), output=""
+    )
+    recipe = Recipe(name=project.app, paths=[], lock="", test_lock="", test=[], command=[])
+    build = AppBuild(
+        commit=commit.sha,
+        tree=commit.tree,
+        subject=commit.subject,
+        time=commit.time,
+        report=report,
+        recipe=recipe,
+        made_for=_made_for(project),
+    )
     project.builds.keep(build)
     return build
 
@@ -181,12 +217,39 @@ def _made_for(project: Project) -> str:
     return f"{settings.builder} on {settings.base_image or f'host Python {python}'}"
 
 
+def outdated(project: Project, build: AppBuild) -> str:
+    """Why a passed build has to be made again: other settings, or the base image was renewed."""
+    if not build.passed:
+        return ""
+    if build.made_for != _made_for(project):
+        return f"was made by {build.made_for}, and the settings say {_made_for(project)}"
+    base = project.settings.base_image
+    if base and build.base_digest and (newest := base_digest(base)) != build.base_digest:
+        return f"was made on an older {base} ({build.base_digest[:19]}, now {newest[:19]})"
+    return ""
+
+
+_BASE_SECONDS = 300.0
+_bases: dict[str, tuple[float, str]] = {}
+
+
+def base_digest(reference: str) -> str:
+    """The digest that a base image's tag stands for, asked of its registry every five minutes."""
+    from tandem.oci.assemble import find_base
+
+    asked, digest = _bases.get(reference, (0.0, ""))
+    if not digest or time.monotonic() - asked > _BASE_SECONDS:
+        digest = find_base(reference).digest
+        _bases[reference] = (time.monotonic(), digest)
+    return digest
+
+
 def _still_good(project: Project, build: AppBuild) -> bool:
     if not build.report.passed:
         return True
     return (
         build.image is not None
-        and build.made_for == _made_for(project)
+        and not outdated(project, build)
         and _has_image(project, build.image)
     )
 
@@ -205,12 +268,9 @@ def _uploading() -> Callable[[int], None]:
     return progress
 
 
-def verdict_of_newest_build(project: Project) -> Proof:
-    """Whether the newest built commit's tests passed, with the failures by name."""
-    for commit in project.source.history(50):
-        if build := project.builds.of(commit.tree):
-            return Proof("tests_pass", build.passed, tests_in_words(build.report))
-    return Proof("tests_pass", False, "no commit was built yet")
+def tests_proof(build: AppBuild) -> Proof:
+    """Whether the tests of that build passed, with the failures by name."""
+    return Proof("tests_pass", build.passed, tests_in_words(build.report))
 
 
 # --- the model
@@ -286,12 +346,12 @@ def _judge(project: Project, number: int) -> gates.Verdict:
 def choose_pair(project: Project) -> Pair:
     """The newest commit of the branch whose tests passed, with the newest model that was accepted.
 
-    Raises `TandemError` saying what is missing when there is no such commit or no such model.
+    Raises `NothingToPack` saying what is missing when there is no such commit or no such model.
     """
     build, passed_over = newest_green(project)
     newest = project.models.latest()
     if newest is None:
-        raise TandemError(
+        raise NothingToPack(
             f"no model {project.app} is published yet: `tandem publish`, or train one"
         )
     version, refused = gates.newest_accepted(
@@ -299,7 +359,7 @@ def choose_pair(project: Project) -> Pair:
     )
     passed_over += [PassedOver("model", f"v{number}", reason) for number, reason in refused]
     if version is None:
-        raise TandemError(
+        raise NothingToPack(
             f"no version of model {project.app} was accepted: v{newest.number} was refused, "
             f"{refused[0][1] if refused else 'see its checks'}"
         )
@@ -310,7 +370,7 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
     """Put the newest accepted model as one more layer on the newest tested app image, in the
     registry.
 
-    The same pair gives the same digest, and then nothing is uploaded. Raises `TandemError` when
+    The same pair gives the same digest, and then nothing is uploaded. Raises `NothingToPack` when
     there is no pair.
     """
     from tandem.oci.attest import attest, signing_key
@@ -331,7 +391,7 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
     )
     if build.image is None:
         raise BuildError(f"commit {build.commit} passed its tests but has no image: build it again")
-    last = _packed(project)
+    last = project.ledger.images.latest()
     image, transfers = push_on_top(
         project.registry,
         build.image,
@@ -365,7 +425,6 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
         passed_over=pair.passed_over,
         seconds=round(time.monotonic() - started, 3),
     )
-    project.store.put(_packed_key(project), msgspec.json.encode(packed))
     log.info(
         "packed commit %s with model v%d: %s", build.commit[:10], version.number, image.digest[:19]
     )
@@ -375,7 +434,7 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
 def newest_green(project: Project) -> tuple[AppBuild, list[PassedOver]]:
     """The build of the branch's newest commit whose tests passed, and the newer ones that are red.
 
-    Raises `TandemError` when there is none.
+    Raises `NothingToPack` when there is none.
     """
     passed_over: list[PassedOver] = []
     try:
@@ -394,20 +453,16 @@ def newest_green(project: Project) -> tuple[AppBuild, list[PassedOver]]:
             ), passed_over
         passed_over.append(PassedOver("commit", commit.sha, tests_in_words(build.report)))
     reason = passed_over[0].reason if passed_over else "none was built yet"
-    raise TandemError(f"no commit of {project.source.branch} passed its tests: {reason}")
+    raise NothingToPack(f"no commit of {project.source.branch} passed its tests: {reason}")
 
 
-def prove(project: Project, *, run_id: str = "") -> ImageRecord:
-    """Start the image that was packed last, replay its model's golden predictions, and record the
-    verdict.
+def prove(project: Project, packed: Packed, *, run_id: str = "") -> ImageRecord:
+    """Start a packed image, replay its model's golden predictions, and record the verdict.
 
-    An image that does not start or answers otherwise is recorded as not good. Raises `TandemError`
-    when it
-    could not be tried at all; then nothing is recorded.
+    An image that ends by itself or answers otherwise is recorded as not good. Raises `TandemError`
+    when it could not be tried (no engine, no answer in time on a busy machine): that says nothing
+    of the image, so nothing is recorded and the next run tries again.
     """
-    packed = _packed(project)
-    if packed is None:
-        raise TandemError("no image was packed yet: materialize `image` first")
     package = _package(project, packed.model.version)
     started = time.monotonic()
     try:
@@ -417,8 +472,7 @@ def prove(project: Project, *, run_id: str = "") -> ImageRecord:
             state=project.state / "target",
             engine=_engine(project),
         ) as url:
-            ask.check_version(url, digest=packed.digest)
-            report = ask.ask_golden(url, package.golden())
+            report = _ask_twice(url, packed.digest, package)
         proof = Proof(
             "starts_and_answers",
             True,
@@ -426,7 +480,7 @@ def prove(project: Project, *, run_id: str = "") -> ImageRecord:
             f"(largest difference {report.largest_difference:.1e}) "
             f"in {time.monotonic() - started:.1f} s",
         )
-    except TargetError as problem:
+    except ImageFault as problem:
         proof = Proof("starts_and_answers", False, str(problem))
     log.info("%s: %s", packed.digest[:19], proof.summary)
     newest = project.ledger.images.latest()
@@ -447,6 +501,26 @@ def prove(project: Project, *, run_id: str = "") -> ImageRecord:
             run_id=run_id,
         )
     )
+
+
+def _ask_twice(url: str, digest: str, package: Package) -> ask.AskReport:
+    """The answers of a private instance; one that stops answering is asked whether it still lives.
+
+    Raises `ImageFault` when it answers wrongly or ended over the questions, `TargetError` when it
+    lives and is only slow.
+    """
+    try:
+        ask.check_version(url, digest=digest)
+        return ask.ask_golden(url, package.golden())
+    except ImageFault:
+        raise
+    except TargetError as problem:
+        try:
+            ask.wait_ready(url, ask.TIMEOUT)
+        except TargetError:
+            raise ImageFault(f"stopped while it was asked: {problem}") from None
+    ask.check_version(url, digest=digest)
+    return ask.ask_golden(url, package.golden())
 
 
 # --- live
@@ -579,9 +653,28 @@ def truth(project: Project) -> list[str]:
     from tandem.targets.truth import compare
 
     record = project.ledger.releases.latest()
-    if record is None:
+    if record is None or _is_being_recorded(project, record):
         return []
     return [str(difference) for difference in compare(record, project.target, project.registry)]
+
+
+RECORDING_SECONDS = 600.0
+"""How long after going live a release may be without its record before that is a difference."""
+
+
+def _is_being_recorded(project: Project, last: ReleaseRecord) -> bool:
+    """Whether what is live is a newer proven image that a release has just put there."""
+    live = project.target.current()
+    if live is None or live.digest == last.image:
+        return False
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(live.since)
+    if age.total_seconds() > RECORDING_SECONDS:
+        return False
+    image = next(
+        (record for record in project.ledger.images.newest_first() if record.digest == live.digest),
+        None,
+    )
+    return image is not None and image.good and image.number > last.image_number
 
 
 # --- clean-up
@@ -724,15 +817,3 @@ def tests_in_words(report: TestReport) -> str:
     """What the tests said, with the first failures by name."""
     names = ", ".join(failure.test for failure in report.failures[:3])
     return f"{report.summary}: {names}" if names else report.summary
-
-
-def _packed_key(project: Project) -> str:
-    return f"apps/{project.app}/packed.json"
-
-
-def _packed(project: Project) -> Packed | None:
-    try:
-        data, _ = project.store.read(_packed_key(project))
-    except NotFound:
-        return None
-    return msgspec.json.decode(data, type=Packed)

@@ -24,8 +24,7 @@ from tandem.project import Project
 STEPS: tuple[Callable[[Project], object], ...] = (
     steps.build_app,
     steps.judge_newest_model,
-    steps.pack,
-    steps.prove,
+    lambda project: steps.prove(project, steps.pack(project)),
     steps.go_live,
     lambda project: steps.record_release(project, trigger="test"),
 )

@@ -1,10 +1,13 @@
 """The `app_build` asset: one commit, tested in its locked environment, as image layers."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from orchestration import keys, pages
 from orchestration.apps import App
 from orchestration.resources import Tandem
+from orchestration.results import check_result, tell_outcome
 from tandem import steps
 
 
@@ -18,22 +21,38 @@ class BuildConfig(dg.Config):
 def app_build_asset(app: App) -> dg.AssetsDefinition:
     """Checks the commit out into a clean folder, runs its tests, makes the layers. Made once a
     tree.
+
+    `tests_pass` does not block in Dagster: a red commit is a result, not a crash, and must not
+    paint what is live red. `image` reads the verdict itself and packs nothing of a red commit.
     """
+    build_key = keys.key(app, "app_build")
 
     @dg.asset(
-        key=keys.key(app, "app_build"),
+        key=build_key,
         deps=[keys.key(app, "commit")],
         group_name=keys.APPLICATION,
         kinds={"pytest", "python"},
         description="The newest commit, tested in its locked environment, as image layers.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "tests_pass",
+                asset=build_key,
+                description="the commit's own tests passed in its locked environment",
+            )
+        ],
     )
     def app_build(
         context: dg.AssetExecutionContext, config: BuildConfig, tandem: Tandem
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult]:
         project = tandem.project(app)
         build = steps.build_app(project, config.commit or None, again=config.test_again)
-        return dg.MaterializeResult(
-            metadata=pages.of_build(build, project), data_version=dg.DataVersion(build.tree)
+        proof = steps.tests_proof(build)
+        if not proof.passed:
+            tell_outcome(context, f"red: {proof.summary}")
+        yield dg.MaterializeResult(
+            metadata=pages.of_build(build, project),
+            data_version=dg.DataVersion(build.tree),
+            check_results=[check_result(app, "app_build", proof)],
         )
 
     return app_build

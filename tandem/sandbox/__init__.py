@@ -19,6 +19,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     output: int = 1_000_000
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended. `code` is the exit code (negative: that signal), None when `stopped`."""
 
@@ -28,7 +31,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     stderr: bytes
     seconds: float
     stopped: str = ""
-    """Why the sandbox ended it (took too long, used too much memory), in a few words, else empty."""
+    """Why the sandbox ended it (took too long, used too much memory), else empty."""
     confinement: str = ""
     """What held it, in a few words: "own namespaces (bubblewrap)", "another user", ..."""
 
@@ -40,7 +43,7 @@ def run(
     readable: Sequence[Path] = (),
     writable: Sequence[Path] = (),
     env: Mapping[str, str],
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     network: bool = False,
     stdin: bytes = b"",
     merge_output: bool = False,

@@ -8,7 +8,10 @@ import dagster as dg
 import psutil
 import pytest
 
-from tandem.errors import StorageError
+from orchestration import tries
+from orchestration.resources import Tandem
+from tandem import pending, steps
+from tandem.errors import SourceError, StorageError
 
 
 def commit_events(result) -> list[str]:
@@ -68,7 +71,7 @@ def test_a_red_commit_is_not_built_again_and_again(way) -> None:
     way.tiny.publish()
     way.tiny.commit("bad", verdict="red")
     first = way.tick("new_commit")
-    assert not way.run("build").success
+    assert way.run("build").success, "a red commit is a result, not a crash"
     after = way.tick("new_commit", first.cursor)
     assert not after.run_requests
     assert "1 of 2 tests failed: tests::test_verdict" in after.skip_reason.skip_message
@@ -78,10 +81,10 @@ def test_a_rewound_branch_is_released_again(way) -> None:
     way.tiny.publish()
     one = way.tiny.commit("one")
     first = way.tick("new_commit")
-    assert way.run("build").success
+    assert way.run("build", tags=first.run_requests[0].tags).success
     way.tiny.commit("two")
     second = way.tick("new_commit", first.cursor)
-    assert way.run("build").success
+    assert way.run("build", tags=second.run_requests[0].tags).success
     way.tiny.repository.git("reset", "--quiet", "--hard", one)
     third = way.tick("new_commit", second.cursor)
     assert commit_events(third) == [one]
@@ -112,8 +115,8 @@ def test_a_branch_that_vanished_starts_nothing_and_holds_back_no_model(way) -> N
     assert way.run("build").success
     way.tiny.repository.git("checkout", "--quiet", "-b", "other")
     way.tiny.repository.git("branch", "--quiet", "-D", "main")
-    tick = way.tick("new_commit")
-    assert "has no branch main" in tick.skip_message
+    with pytest.raises(SourceError, match="has no branch main"):
+        way.tick("new_commit")  # a tick that could not look has failed
     way.tiny.publish(0.99)
     assert way.tick("new_model").run_requests
     assert way.run("image").success
@@ -138,7 +141,8 @@ def test_a_commit_that_arrives_while_a_run_is_on_is_built_by_the_next(way) -> No
 
 def test_a_new_model_is_reported_and_packed_once(way) -> None:
     way.tiny.commit("one")
-    assert way.run("build").success is False  # there is no model yet
+    assert way.run("build").success
+    assert way.tiny.project.ledger.images.latest() is None, "there is no model yet"
     version = way.tiny.publish()
     first = way.tick("new_model")
     assert [e.metadata["version"].value for e in first.asset_events] == [1]
@@ -201,7 +205,7 @@ def test_a_refused_model_is_not_tried_again_and_again(way) -> None:
     way.run("build")
     way.tiny.publish(0.2)
     first = way.tick("new_model")
-    assert not way.run("image").success
+    assert way.run("image").success, "a refused model is a result, not a crash"
     after = way.tick("new_model", first.cursor)
     assert not after.run_requests
     assert "was refused" in after.skip_reason.skip_message
@@ -211,7 +215,7 @@ def test_no_model_yet_is_said(way) -> None:
     assert "no model tiny is published yet" in way.tick("new_model").skip_message
 
 
-def test_a_store_that_is_away_skips_the_tick_and_the_next_asks_again(
+def test_a_tick_that_cannot_read_the_store_fails_and_the_next_asks_again(
     way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     way.tiny.commit("one")
@@ -223,24 +227,193 @@ def test_a_store_that_is_away_skips_the_tick_and_the_next_asks_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(type(way.tiny.project.store), "read", away)
-        assert "does not answer" in way.tick("new_model").skip_message
+        for sensor in ("new_model", "new_commit", "truth"):
+            with pytest.raises(StorageError, match="does not answer"):
+                way.tick(sensor)
+        with pytest.raises(StorageError, match="does not answer"):
+            evaluate_schedule(way)
     assert way.tick("new_model").run_requests
 
 
-def test_a_run_that_failed_for_its_own_reasons_is_tried_again_a_few_times(way) -> None:
+def run_of(way, request, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    """A run that was asked for and is in that state."""
+    return way.instance.create_run_for_job(
+        job_def=way.defs.resolve_job_def("tiny_build"),
+        status=status,
+        tags={**request.tags, "dagster/run_key": request.run_key},
+    )
+
+
+def test_a_run_that_fails_is_tried_again_with_growing_pauses_and_without_end(way) -> None:
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    used, pauses = set(), []
+    for _ in range(12):
+        asked, wait = None, ""
+        waited = 0.0
+        while asked is None:
+            asked, wait = tries.request(
+                way.instance, way.tiny.app, "commit-1", trigger="a test", now=now + waited
+            )
+            if asked is None:
+                assert "failed" in wait and "tried again in" in wait
+                waited += 1.0
+        assert asked.run_key not in used
+        used.add(asked.run_key)
+        pauses.append(waited)
+        run_of(way, asked, dg.DagsterRunStatus.FAILURE)
+        now = datetime.datetime.now(datetime.UTC).timestamp()
+    assert pauses[0] == 0.0
+    assert pauses == sorted(pauses)
+    assert 250 < pauses[-1] <= tries.LONGEST_PAUSE, "never given up"
+
+
+def test_while_a_run_of_the_app_is_on_no_other_is_asked_for(way) -> None:
     way.tiny.publish()
-    way.tiny.commit("one", service="")
-    keys = []
-    for _ in range(3):
-        result = way.tick("new_commit")
-        keys.append(result.run_requests[0].run_key)
-        way.instance.create_run_for_job(
-            job_def=way.defs.resolve_job_def("tiny_build"),
-            status=dg.DagsterRunStatus.FAILURE,
-            tags=result.run_requests[0].tags,
-        )
-    assert len(set(keys)) == 3
-    assert "its run failed 3 times" in way.tick("new_commit").skip_reason.skip_message
+    way.tiny.commit("one")
+    assert way.run("build").success
+    way.tiny.commit("two")
+    first = way.tick("new_commit")
+    run = run_of(way, first.run_requests[0], dg.DagsterRunStatus.STARTED)
+    way.tiny.publish(0.98)
+    for sensor in ("new_commit", "new_model"):
+        tick = way.tick(sensor)
+        assert not tick.run_requests
+        assert f"waits for run {run.run_id[:8]}" in tick.skip_reason.skip_message
+
+
+def test_a_cancelled_run_is_asked_for_again(way) -> None:
+    way.tiny.publish()
+    way.tiny.commit("one")
+    request = way.tick("new_commit").run_requests[0]
+    run_of(way, request, dg.DagsterRunStatus.CANCELED)
+    later = datetime.datetime.now(datetime.UTC).timestamp() + 60
+    again, _ = tries.request(
+        way.instance, way.tiny.app, request.tags["tandem/work"], trigger="a test", now=later
+    )
+    assert again is not None and again.run_key != request.run_key
+
+
+def test_another_image_does_not_make_the_same_work_new(way) -> None:
+    way.tiny.publish()
+    way.tiny.commit("one")
+    assert way.run("build").success
+    two = way.tiny.commit("two")
+    before = way.tick("new_commit").run_requests[0].run_key
+    way.tiny.publish(0.995)
+    assert way.run("image").success
+    assert way.tiny.project.ledger.images.latest().app.commit != two
+    assert way.tick("new_commit").run_requests[0].run_key == before
+
+
+def test_a_good_model_below_a_refused_newest_one_is_judged_and_packed(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.98)
+    assert way.run("build").success
+    good, bad = way.tiny.publish(0.99), way.tiny.publish(0.2)
+    steps.judge_newest_model(way.tiny.project)
+    tick = way.tick("new_model")
+    assert f"model v{good.number} is new" in pending.image(way.tiny.project, bad).reason
+    assert tick.run_requests
+    assert way.run("image").success
+    assert way.tiny.project.ledger.images.latest().model.version == good.number
+
+
+def test_a_changed_setting_of_the_build_is_noticed_and_built(way) -> None:
+    way.tiny.publish()
+    way.tiny.commit("one")
+    first = way.tick("new_commit")
+    assert way.run("build", tags=first.run_requests[0].tags).success
+    assert not way.tick("new_commit").run_requests
+    way.tiny.tandem = Tandem(overrides={**way.tiny.settings, "TANDEM_BUILDER": "assemble"})
+    request = way.tick("new_commit").run_requests[0]
+    assert request.run_key != first.run_requests[0].run_key
+    assert way.run("build", tags=request.tags).success
+    assert not way.tick("new_commit").run_requests
+
+
+def test_a_red_commit_leaves_what_is_downstream_as_it_was(way) -> None:
+    way.tiny.tandem.overrides["TANDEM_RELEASE_ON"] = "build"
+    way.tiny.commit("one")
+    way.tiny.publish()
+    assert way.run("build").success
+    way.tiny.commit("bad", verdict="red")
+    result = way.run("build")
+    assert result.success
+    made = {event.asset_key.path[-1] for event in result.get_asset_materialization_events()}
+    assert made == {"app_build"}
+    run = way.instance.get_run_by_id(result.run_id)
+    assert run.tags["tandem/outcome"].startswith("red: 1 of 2 tests failed")
+
+
+def test_the_truth_is_told_after_a_check_that_was_only_planned(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish()
+    assert way.run("build").success
+    assert way.run("release").success
+    key = dg.AssetCheckKey(dg.AssetKey(["tiny", "deployment"]), "as_released")
+    way.instance.event_log_storage.store_event(planned_check(way, key))
+    assert look(way) == []
+    psutil.Process(way.tiny.project.target.current().detail["pid"]).kill()
+    assert look(way) == [False]
+
+
+def planned_check(way, key: dg.AssetCheckKey):
+    """The event of a run that was to make the check and ended before it."""
+    from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+        AssetCheckEvaluationPlanned,
+    )
+    from dagster._core.events import DagsterEvent, DagsterEventType
+    from dagster._core.events.log import EventLogEntry
+
+    run = way.instance.create_run_for_job(
+        job_def=way.defs.resolve_job_def("tiny_release"), status=dg.DagsterRunStatus.FAILURE
+    )
+    event = DagsterEvent(
+        event_type_value=DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value,
+        job_name=run.job_name,
+        event_specific_data=AssetCheckEvaluationPlanned(
+            asset_key=key.asset_key, check_name=key.name
+        ),
+    )
+    return EventLogEntry(
+        error_info=None,
+        level="INFO",
+        user_message="",
+        run_id=run.run_id,
+        timestamp=datetime.datetime.now().timestamp(),
+        dagster_event=event,
+    )
+
+
+def test_a_release_that_is_due_and_failed_is_asked_for_by_the_truth_sensor(way) -> None:
+    way.tiny.tandem.overrides["TANDEM_RELEASE_ON"] = "nightly"
+    way.tiny.commit("one")
+    way.tiny.publish()
+    assert way.run("build").success
+    assert not way.tick("truth").run_requests, "the night has not come yet"
+    request = evaluate_schedule(way)
+    run = way.instance.create_run_for_job(
+        job_def=way.defs.resolve_job_def("tiny_release"),
+        status=dg.DagsterRunStatus.FAILURE,
+        tags=request.tags,
+    )
+    assert run.run_id[:8] in way.tick("truth").skip_reason.skip_message
+    later = datetime.datetime.now(datetime.UTC).timestamp() + 60
+    again, _ = tries.request(
+        way.instance, way.tiny.app, request.tags["tandem/work"], trigger="a test", now=later
+    )
+    assert again is not None
+
+
+def test_a_release_that_was_just_put_live_is_not_a_change_by_hand(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.98)
+    assert way.run("build").success
+    assert way.run("release").success
+    way.tiny.publish(0.99)
+    assert way.run("image").success
+    steps.go_live(way.tiny.project)
+    assert steps.truth(way.tiny.project) == [], "live, and not recorded yet"
 
 
 def evaluate_schedule(way):
