@@ -46,6 +46,7 @@ def dev(port: int) -> None:
         settings.load()
         dagster_home()
         _port_is_free(port)
+        _end_dead_runs()
     except TandemError as problem:
         click.echo(f"tandem: {problem}", err=True)
         raise SystemExit(1) from None
@@ -57,6 +58,16 @@ def dev(port: int) -> None:
         program,
         [program, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
     )
+
+
+def _end_dead_runs() -> None:
+    import dagster as dg
+
+    from orchestration import recovery
+
+    with dg.DagsterInstance.get() as instance:
+        for ended in recovery.end_dead_runs(instance):
+            click.echo(f"ended {ended}: its process is gone", err=True)
 
 
 def _port_is_free(port: int) -> None:

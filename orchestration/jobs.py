@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration import keys
+from orchestration import keys, recovery
 from orchestration.apps import App
 from orchestration.resources import Tandem
 from tandem import steps
@@ -51,6 +51,10 @@ def build_jobs(app: App, *, release_on: str) -> list[Any]:
     ]
 
 
+KEPT_RUNS = 2000
+"""How many ended runs Dagster remembers."""
+
+
 class CleanUpConfig(dg.Config):
     """Whether to remove anything, or only to say what would go."""
 
@@ -66,6 +70,9 @@ def _clean_up_job(app: App) -> dg.JobDefinition:
             f"{would} {len(done.images)} images ({done.image_bytes / 1e6:.1f} MB of layers) and "
             f"model versions {done.models or 'none'}"
         )
+        if not done.dry_run:
+            runs = recovery.prune_runs(context.instance, keep=KEPT_RUNS)
+            context.log.info(f"removed {runs} runs from Dagster's own records")
         for digest in done.images:
             context.log.info(f"{would} {digest}")
 

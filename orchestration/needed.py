@@ -1,13 +1,17 @@
 """Runs those of Dagster's own jobs that are needed to put the newest pair live."""
 
+import contextlib
+import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import msgspec
 
-from orchestration import keys
+from orchestration import keys, recovery
 from orchestration.apps import App
 from orchestration.sensors import report_news
 from tandem import pending
@@ -51,9 +55,11 @@ def release_needed(
 
     def run(what: str, why: str) -> None:
         job = keys.job_name(app, what)
+        recovery.wait_for_turn(instance, app, say)
         say(f"{job}: {why}")
         ran.append(_run_job(defs, job, instance, keys.run_tags(app, "tandem release")))
 
+    recovery.wait_for_turn(instance, app, say)
     report_news(instance, app, project)
     if project.models.latest() is None:
         run("train", f"the store holds no model {app.name} yet")
@@ -81,7 +87,7 @@ def _run_job(
 ) -> Ran:
     started = time.monotonic()
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _bounded():
         warnings.simplefilter("ignore")
         result = defs.resolve_job_def(job).execute_in_process(
             instance=instance, raise_on_error=False, tags=tags, run_config=quiet
@@ -102,6 +108,18 @@ def _run_job(
         steps=steps,
         error=error,
     )
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """End this process's run, as SIGTERM does, when it takes longer than a run may."""
+    timer = threading.Timer(recovery.LONGEST, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:

@@ -8,6 +8,7 @@ import os
 import dagster as dg
 import pydantic
 
+from orchestration import recovery
 from orchestration.apps import App
 from tandem import settings
 from tandem.project import Project
@@ -28,6 +29,11 @@ class Tandem(dg.ConfigurableResource):
     """
 
     overrides: dict[str, str] = pydantic.Field(default_factory=dict)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Name the process of the run, so that whoever comes next can tell whether it lives."""
+        if context.instance is not None and context.run is not None:
+            recovery.name_process(context.instance, context.run.run_id)
 
     def settings(self) -> settings.Settings:
         """The settings, from the environment and `overrides`. Raises `SettingError`."""

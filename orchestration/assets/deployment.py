@@ -17,7 +17,6 @@ def deployment_asset(app: App) -> dg.AssetsDefinition:
         group_name=keys.RELEASE,
         kinds={"flask"},
         description="The live service, pinned by digest.",
-        pool=f"{app.name}_deployment",
     )
     def deployment(context: dg.AssetExecutionContext, tandem: Tandem) -> dg.MaterializeResult:
         project = tandem.project(app)

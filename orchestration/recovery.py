@@ -1,0 +1,114 @@
+"""Runs whose process is gone: found, ended, and what they held freed, by whatever starts next.
+
+A killed run cannot end itself: in Dagster it stays STARTED, keeps its slots and its place as the
+one run of its app. Each run therefore names its process in a tag (`orchestration.resources`).
+"""
+
+import time
+from collections.abc import Callable
+
+import dagster as dg
+
+from orchestration import keys
+from orchestration.apps import App
+from tandem import processes
+
+PROCESS = "tandem/process"
+"""The tag with the identity of the process that executes the run."""
+GONE = "the process of this run is gone (killed, or its machine was restarted)"
+LONGEST = 7200
+"""Seconds that a run may take; dagster.yaml says the same to the daemon."""
+_UNNAMED_SECONDS = 60.0
+"""A run that has not named its process by then has died on its way there."""
+_ON = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def name_process(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Write on the run which process executes it: this one."""
+    instance.add_run_tags(run_id, {PROCESS: processes.identity()})
+
+
+def is_dead(run: dg.DagsterRun) -> bool:
+    """Whether the process that the run named is known to be gone."""
+    mark = run.tags.get(PROCESS)
+    return mark is not None and processes.alive(mark) is False
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """End the runs whose process is gone, and free what they held; returns them in words.
+
+    A run of another machine or container is left to its greatest duration.
+    """
+    ended = []
+    records = instance.get_run_records(dg.RunsFilter(statuses=_ON))
+    for record in records:
+        run = record.dagster_run
+        age = time.time() - record.update_timestamp.timestamp()
+        unnamed = PROCESS not in run.tags and _is_ours(run) and age > _UNNAMED_SECONDS
+        if not (is_dead(run) or unnamed):
+            continue
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, GONE)
+        else:
+            instance.report_run_failed(run, GONE)
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        ended.append(f"run {run.run_id[:8]} ({run.job_name})")
+    return ended
+
+
+def wait_for_turn(
+    instance: dg.DagsterInstance,
+    app: App,
+    say: Callable[[str], None],
+    *,
+    poll: float = 1.0,
+) -> None:
+    """Return when no other run of the app is on; says for whom it waits.
+
+    Runs that are only queued are not waited for: without a daemon they never start.
+    """
+    told = ""
+    while True:
+        for ended in end_dead_runs(instance):
+            say(f"ended {ended}: its process is gone")
+        runs = instance.get_runs(
+            dg.RunsFilter(tags={"tandem/app": app.name}, statuses=_ON), limit=1
+        )
+        if not runs:
+            return
+        run = runs[0]
+        process = run.tags.get(PROCESS, "").split("/")
+        where = f", process {process[2]}" if len(process) == 4 else ""
+        if told != run.run_id:
+            trigger = run.tags.get("tandem/trigger", "")
+            say(f"waiting for run {run.run_id[:8]} ({run.job_name}{where}): {trigger}")
+            told = run.run_id
+        time.sleep(poll)
+
+
+def prune_runs(instance: dg.DagsterInstance, *, keep: int) -> int:
+    """Remove ended runs beyond the newest `keep`, with their events; returns how many.
+
+    What was released is in the store: Dagster's records are a view of it.
+    """
+    ended = [
+        dg.DagsterRunStatus.SUCCESS,
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.CANCELED,
+    ]
+    removed = 0
+    while True:
+        runs = instance.get_runs(dg.RunsFilter(statuses=ended), limit=keep + 100)
+        for run in runs[keep:]:
+            instance.delete_run(run.run_id)
+            removed += 1
+        if len(runs) <= keep + 99:
+            return removed
+
+
+def _is_ours(run: dg.DagsterRun) -> bool:
+    return "tandem/app" in run.tags or keys.WORK in run.tags

@@ -1,0 +1,209 @@
+"""A release that is killed while Dagster runs it: what starts next ends it, and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+from tiny import Tiny, free_port
+
+from orchestration import recovery
+from tandem import processes
+
+SCRIPT = Path(__file__).resolve().parent.parent / "killed_dagster.py"
+
+
+class Release:
+    """A tiny app that is released by processes which die."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.tiny = Tiny(folder, TANDEM_TARGET=f"process:{self.port}")
+        self.sha = self.tiny.commit("hello")
+        self.tiny.publish()
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-u", str(SCRIPT), str(self.folder), str(self.port)],
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{SCRIPT.parent.parent}{os.pathsep}{SCRIPT.parent}",
+                "TANDEM_TEST": str(self.folder),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def killed_at(self, words: str, number: int = signal.SIGKILL, after: float = 0.0) -> list[str]:
+        """Start it, and send it the signal once it prints the words; returns what it printed."""
+        process = self.start()
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if words in line:
+                time.sleep(after)
+                process.send_signal(number)
+                break
+        lines += process.stdout.readlines()
+        process.wait(timeout=60)
+        process.stdout.close()
+        return lines
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.folder / "dagster"))
+
+    def finish(self) -> str:
+        """Run it to its end."""
+        done = self.start()
+        said, _ = done.communicate(timeout=120)
+        assert done.returncode == 0, said
+        return said
+
+    def check_end(self) -> None:
+        """The state that every release of this pair ends in, and nothing else is left."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/version", timeout=10) as answer:
+            assert json.load(answer)["app"]["commit"] == self.sha
+        ledger = self.tiny.project.ledger
+        assert [record.number for record in ledger.releases.newest_first()] == [1]
+        with self.instance() as instance:
+            on = [*recovery._ON, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED]
+            assert instance.get_runs(dg.RunsFilter(statuses=on)) == []
+            assert not instance.event_log_storage.get_concurrency_keys()
+        assert len(self.services()) == 1, "one instance serves, and none was left half-started"
+
+    def services(self) -> list[psutil.Process]:
+        """The processes of the app's service that run."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+            except (psutil.Error, OSError):
+                continue
+            model = environment.get("TANDEM_MODEL", "")
+            if model.startswith(str(self.folder)) and "app" in process.cmdline():
+                found.append(process)
+        return found
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Iterator[Release]:
+    made = Release(tmp_path / "tiny")
+    yield made
+    made.tiny.close()
+
+
+MOMENTS = [
+    "tiny_build: ",
+    "testing: ",
+    "tests of ",
+    "packed commit",
+    "golden predictions",
+    "tiny_release: ",
+    "starting release",
+    "release 1 is ready",
+]
+
+
+@pytest.mark.parametrize("words", MOMENTS)
+def test_a_release_killed_through_dagster_is_ended_and_made_whole_by_the_next(
+    release: Release, words: str
+) -> None:
+    release.killed_at(words)
+    release.finish()
+    release.check_end()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_again_and_again_at_random_moments(release: Release, seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(4):
+        words = chance.choice(MOMENTS)
+        release.killed_at(words, after=chance.random() * 0.4)
+    release.finish()
+    release.check_end()
+
+
+def test_the_next_release_says_whom_it_ended(release: Release) -> None:
+    release.killed_at("starting release")
+    with release.instance() as instance:
+        assert len(instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))) == 1
+    said = release.finish()
+    assert "ended run " in said and "(tiny_release): its process is gone" in said
+
+
+def test_sigterm_ends_a_release_cleanly_and_the_next_goes_on(release: Release) -> None:
+    release.killed_at("starting release", signal.SIGTERM)
+    with release.instance() as instance:
+        assert instance.get_runs(dg.RunsFilter(statuses=recovery._ON)) == []
+    release.finish()
+    release.check_end()
+
+
+def test_who_waits_for_a_living_run_says_for_whom_and_ends_at_sigterm(release: Release) -> None:
+    release.finish()
+    with release.instance() as instance:
+        other = subprocess.Popen(["sleep", "100"])
+        try:
+            run = release_run(instance, processes.identity(other.pid))
+            started = time.monotonic()
+            lines = release.killed_at("waiting for run", signal.SIGTERM)
+            assert f"waiting for run {run.run_id[:8]} (tiny_release, process {other.pid})" in (
+                "".join(lines)
+            )
+            assert time.monotonic() - started < 60
+        finally:
+            other.kill()
+            other.wait()
+    assert "ended run" in release.finish(), "the other one's process is gone now"
+
+
+def release_run(instance: dg.DagsterInstance, process: str) -> dg.DagsterRun:
+    """A run of the app that some other process executes."""
+
+    @dg.job(name="tiny_release")
+    def job() -> None: ...
+
+    return instance.create_run_for_job(
+        job,
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"tandem/app": "tiny", recovery.PROCESS: process},
+    )
+
+
+def test_a_run_of_another_machine_is_left_alone() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        boot, namespace, pid, ticks = processes.identity().split("/")
+        for mark in (f"other/{namespace}/{pid}/1", f"{boot}/1/{pid}/1", "garbage"):
+            release_run(instance, mark)
+        assert recovery.end_dead_runs(instance) == []
+        release_run(instance, f"{boot}/{namespace}/{pid}/{int(ticks) - 1}")
+        assert len(recovery.end_dead_runs(instance)) == 1, "the pid is of another process now"
+
+
+def test_old_runs_are_forgotten_and_the_newest_kept() -> None:
+    @dg.job
+    def nothing() -> None: ...
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = [
+            instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.SUCCESS)
+            for _ in range(7)
+        ]
+        on = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+        assert recovery.prune_runs(instance, keep=3) == 4
+        left = {run.run_id for run in instance.get_runs()}
+        assert left == {on.run_id, *(run.run_id for run in runs[-3:])}
