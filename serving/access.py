@@ -128,8 +128,11 @@ class Issuer:
             algorithm, key_id = header["alg"], header.get("kid", "")
             name, prefix = _DIGEST_INFO[algorithm]  # and never "none"
             expires, begins = float(told["exp"]), float(told.get("nbf", 0))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            critical = "crit" in header  # an extension that must be understood (RFC 7515, 4.1.11)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             raise Problem(401, "The token is not one that can be checked.", CHALLENGE) from None
+        if critical:
+            raise Problem(401, "The token asks for an extension that is unknown here.", CHALLENGE)
         modulus, exponent = self._key(str(key_id))
         length = (modulus.bit_length() + 7) // 8
         digest = prefix + hashlib.new(name, f"{head}.{claims}".encode()).digest()

@@ -65,6 +65,9 @@ FOR_PEOPLE = [
 ]
 
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
 class Edge:
     """The WSGI callable that the server gets."""
 
@@ -117,6 +120,9 @@ class Edge:
     def _answer(self, environ: dict[str, Any], start: Start, path: int) -> Iterable[bytes]:
         """Flask's answer, or a problem where the request does not get that far."""
         try:
+            if environ["REQUEST_METHOD"] not in METHODS:
+                # Spelled otherwise it would be none of a route's, and past its keys and bounds.
+                raise Problem(501, "This method is not known here; methods are in upper case.")
             if path not in _SCORING or environ["REQUEST_METHOD"] != "POST":
                 self.step_down()
                 return self._inner(environ, start)

@@ -74,8 +74,8 @@ def get(url: str, path: str, *, timeout: float = TIMEOUT) -> tuple[int, bytes]:
 def wait_ready(url: str, deadline: float, alive: Callable[[], bool] = lambda: True) -> float:
     """Wait until `GET /readyz` answers 200; returns the seconds that took.
 
-    Raises `TargetError` once `deadline` seconds have passed, or at once when `alive()` says that
-    nothing will come.
+    Raises `TargetError` once `deadline` seconds have passed (the machine may be busy), and
+    `ImageFault` at once when `alive()` says that nothing will come.
     """
     started = time.monotonic()
     last = "nothing answered"
@@ -91,7 +91,7 @@ def wait_ready(url: str, deadline: float, alive: Callable[[], bool] = lambda: Tr
         # Asked before the request: the last answer of one that has just died still counts as an
         # answer.
         if not living:
-            raise TargetError(f"the service at {url} stopped before it was ready ({last})")
+            raise ImageFault(f"the service at {url} stopped before it was ready ({last})")
         waited = time.monotonic() - started
         if waited > deadline:
             raise TargetError(f"the service at {url} was not ready within {deadline:g} s ({last})")

@@ -31,6 +31,7 @@ log = logging.getLogger("tandem.build")
 _REPORT_LIMIT = 50_000_000
 _TEST_SECONDS = 1800.0
 _OUTPUT = 8000
+_PLUGIN = "tandem_session"
 _ENTRY = "[tool.tandem.app] of pyproject.toml"
 
 
@@ -45,6 +46,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     test_lock: str
     test: list[str]
     command: list[str]
+    tests: bool = True
+    """False: this repository has no tests, by its own word, and every page says so."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -115,7 +118,11 @@ class Builds:
             data, _ = self._store.read(f"{self._prefix}{tree}.json")
         except NotFound:
             return None
-        return msgspec.json.decode(data, type=AppBuild)
+        try:
+            return msgspec.json.decode(data, type=AppBuild)
+        except msgspec.MsgspecError as problem:
+            log.warning("build %s: its record cannot be read, it is made anew: %s", tree, problem)
+            return None
 
     def keep(self, build: AppBuild) -> None:
         """Write the build, over an earlier one of the same tree."""
@@ -138,6 +145,10 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         raise BuildError("pyproject.toml of this commit has no [tool.tandem.app]") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as problem:
         raise BuildError(f"{_ENTRY}: {problem}") from None
+    except RecursionError:
+        raise BuildError("pyproject.toml of this commit is nested too deeply to be read") from None
+    except (OSError, TypeError) as problem:
+        raise BuildError(f"pyproject.toml of this commit cannot be read: {problem}") from None
     if recipe.name != app:
         raise BuildError(f"{_ENTRY} describes {recipe.name!r}; this is the build of {app!r}")
     for entry in (*recipe.paths, recipe.lock, recipe.test_lock):
@@ -148,7 +159,7 @@ def read_recipe(folder: Path, app: str) -> Recipe:
             raise BuildError(f"{_ENTRY} names {entry!r}, a link that leads outside")
         if not (folder / entry).exists():
             raise BuildError(f"{_ENTRY} names {entry!r}: this commit has no such path")
-    if not recipe.paths or not recipe.test or not recipe.command:
+    if not recipe.paths or not recipe.command or not (recipe.test or not recipe.tests):
         raise BuildError(f"{_ENTRY}: paths, test and command must not be empty")
     return recipe
 
@@ -196,11 +207,24 @@ def clean_folder(state: Path, purpose: str) -> Iterator[Path]:
 def run_tests(folder: Path, recipe: Recipe, *, python: Path) -> TestReport:
     """Run the commit's tests in `folder` with `python`, the interpreter of a locked environment.
 
-    The tests are somebody's code: they get no variable of ours but the PATH and the locale, so no
-    secret either.
+    Green takes exit code 0, a report of this very run that can be read, at least one test that
+    passed, and, where the runner is pytest, as many results as it collected and a session that came
+    to its end: tests that did not run never count as passed. (An author owns the tests, and can
+    always write some that pass.)
+
+    The tests are somebody's code: they get no variable of ours but the PATH and the locale.
     """
+    if not recipe.tests:
+        return TestReport(
+            passed=True, total=0, skipped=0, seconds=0.0, failures=[],
+            summary="this repository has no tests, as its recipe says", output="",
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as home:
         report = Path(home) / "report.xml"
+        watch = Path(home) / "session"
+        plugin = Path(home) / "plugin"
+        plugin.mkdir()
+        shutil.copy(Path(__file__).with_name("pytest_session.py"), plugin / f"{_PLUGIN}.py")
         environment = {
             "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "LANG": os.environ.get("LANG", "C.UTF-8"),
@@ -208,13 +232,17 @@ def run_tests(folder: Path, recipe: Recipe, *, python: Path) -> TestReport:
             "TMPDIR": home,
             "VIRTUAL_ENV": str(python.parent.parent),
             "PYTHONNOUSERSITE": "1",
-            "PYTEST_ADDOPTS": f"--junitxml={report}",
+            "PYTHONPATH": str(plugin),
+            "TANDEM_SESSION": str(watch),
+            "PYTEST_ADDOPTS": f"-p {_PLUGIN} --junitxml={report}",
         }
         started = time.monotonic()
         log.info("testing: %s", " ".join(recipe.test))
         code, output = _run(recipe.test, cwd=folder, env=environment)
         seconds = time.monotonic() - started
-        total, skipped, failures = _read_junit(report)
+        results = _read_junit(report)
+        unfinished = _unfinished(watch)
+    total, skipped, failures = results or (0, 0, [])
     if code is None:
         summary = f"the tests took longer than {_TEST_SECONDS:.0f} s and were stopped"
     elif failures:
@@ -223,10 +251,25 @@ def run_tests(folder: Path, recipe: Recipe, *, python: Path) -> TestReport:
         summary = "no test was found: a commit without tests is not released"
     elif code:
         summary = f"the test command ended with exit code {code}"
+    elif unfinished:
+        summary = unfinished
+    elif results is None:
+        summary = (
+            "the test command left no report that can be read: it ended early, or is not pytest "
+            "and does not write JUnit XML where --junitxml= in PYTEST_ADDOPTS says"
+        )
+    elif total - skipped < 1:
+        summary = "no test passed" + (f": all {skipped} were skipped" if skipped else "")
     else:
         summary = f"{total - skipped} tests passed" + (f", {skipped} skipped" if skipped else "")
     return TestReport(
-        passed=code == 0 and not failures,
+        passed=(
+            code == 0
+            and results is not None
+            and not failures
+            and not unfinished
+            and total - skipped >= 1
+        ),
         total=total,
         skipped=skipped,
         seconds=round(seconds, 2),
@@ -234,6 +277,27 @@ def run_tests(folder: Path, recipe: Recipe, *, python: Path) -> TestReport:
         summary=summary,
         output=output,
     )
+
+
+def _unfinished(watch: Path) -> str:
+    """Why pytest's session did not run all that it collected to its end, or nothing.
+
+    A runner that is not pytest loads no plugin of ours, and leaves no file.
+    """
+    if not watch.exists():
+        return ""
+    try:
+        counts = dict(
+            line.split("=", 1) for line in watch.read_text(encoding="utf-8").split() if "=" in line
+        )
+        collected, finished = int(counts.get("collected", "-1")), int(counts.get("finished", "-1"))
+    except (OSError, UnicodeDecodeError, ValueError):
+        return "the test session's record cannot be read"
+    if finished < 0:
+        return "the test session ended before it was finished"
+    if finished < collected:
+        return f"{finished} of {collected} collected tests were run"
+    return ""
 
 
 def _run(argv: list[str], *, cwd: Path, env: dict[str, str]) -> tuple[int | None, str]:
@@ -267,14 +331,17 @@ def _run(argv: list[str], *, cwd: Path, env: dict[str, str]) -> tuple[int | None
         return code, output.read().decode(errors="replace")
 
 
-def _read_junit(path: Path) -> tuple[int, int, list[Failure]]:
-    """Counts and failures of a JUnit XML report, the format that pytest and most runners write."""
-    if not path.is_file() or path.stat().st_size > _REPORT_LIMIT:
-        return 0, 0, []
+def _read_junit(path: Path) -> tuple[int, int, list[Failure]] | None:
+    """Counts and failures of a JUnit XML report, the format that pytest and most runners write.
+
+    None where there is no report that can be read.
+    """
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > _REPORT_LIMIT:
+        return None
     try:
         root = ET.parse(path).getroot()  # noqa: S314 - bounded, and expat refuses entity bombs
-    except ET.ParseError:
-        return 0, 0, []
+    except (ET.ParseError, RecursionError, ValueError):
+        return None
     cases = list(root.iter("testcase"))
     skipped = sum(case.find("skipped") is not None for case in cases)
     failures = []

@@ -5,11 +5,13 @@ and why.
 from __future__ import annotations
 
 import datetime
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import msgspec
 
+from tandem.errors import StorageError
 from tandem.storage import Store
 from tandem.storage.numbered import NumberedLog
 
@@ -66,6 +68,8 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: list[PassedOver] = []
     created: str
     run_id: str = ""
+    mark: str = ""
+    """Of its writer: no two writes have the same."""
 
 
 class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +90,8 @@ class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     changed: list[str]
     passed_over: list[PassedOver] = []
     run_id: str = ""
+    mark: str = ""
+    """Of its writer: no two writes have the same."""
 
 
 Record = TypeVar("Record", ImageRecord, ReleaseRecord)
@@ -102,22 +108,36 @@ class Log(Generic[Record]):
         """Write the next record; `make` is given its number (again, should another writer take it
         first).
         """
-        _, data = self._log.append(lambda number: msgspec.json.encode(make(number)))
-        return self._decoder.decode(data)
+        mark = secrets.token_hex(8)
+
+        def marked(number: int) -> bytes:
+            return msgspec.json.encode(msgspec.structs.replace(make(number), mark=mark))
+
+        _, data = self._log.append(marked)
+        return self._decode(data)
 
     def latest(self) -> Record | None:
         """The newest record, in a constant number of requests."""
         found = self._log.latest()
-        return self._decoder.decode(found[1]) if found else None
+        return self._decode(found[1]) if found else None
 
     def read(self, number: int) -> Record:
         """One record. Raises `NotFound`."""
-        return self._decoder.decode(self._log.read(number))
+        return self._decode(self._log.read(number))
 
     def newest_first(self) -> Iterator[Record]:
         """All records, read as they are asked for."""
         for _, data in self._log.walk_back():
-            yield self._decoder.decode(data)
+            yield self._decode(data)
+
+    def _decode(self, data: bytes) -> Record:
+        try:
+            return self._decoder.decode(data)
+        except msgspec.MsgspecError as problem:
+            raise StorageError(
+                f"{self._log.prefix}: a record there is cut or of another version of Tandem: "
+                f"{problem}"
+            ) from None
 
 
 class Ledger:
@@ -128,11 +148,18 @@ class Ledger:
         self.releases = Log(store, f"apps/{app}/releases", ReleaseRecord)
 
     def newest_good_image(self) -> tuple[ImageRecord | None, list[PassedOver]]:
-        """The newest image that passed its checks, and the newer ones that did not."""
+        """The newest image that passed its checks, and the newer ones that did not.
+
+        Of several verdicts on one digest the newest counts.
+        """
         passed_over: list[PassedOver] = []
+        refused = set()
         for record in self.images.newest_first():
-            if record.good:
+            if record.good and record.digest not in refused:
                 return record, passed_over
+            if record.digest in refused:
+                continue
+            refused.add(record.digest)
             reason = "; ".join(p.summary for p in record.proofs if not p.passed)
             passed_over.append(PassedOver("image", record.digest, reason))
         return None, passed_over

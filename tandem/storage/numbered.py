@@ -41,8 +41,9 @@ class NumberedLog:
     ) -> tuple[int, bytes]:
         """Write the record that `make` makes of the next number; returns the number and its bytes.
 
-        Lost races are tried again: `make` then gets the number after. `same` is asked before each
-        try with the newest record; what it returns is taken instead of writing one.
+        Lost races are tried again: `make` then gets the number after. What `make` returns carries
+        a mark of its writer, so that equal bytes are its own and nobody else's. `same` is asked
+        before each try with the newest record; what it returns is taken instead of writing one.
         """
         failures = 0
         while True:
@@ -54,6 +55,10 @@ class NumberedLog:
             try:
                 self.store.put(self.key(number), data, if_absent=True)
             except Conflict:
+                # A try whose answer was lost may have written it: the next finds its own record.
+                if self._read(number) == data:
+                    self._point(number, data, etag)
+                    return number, data
                 failures += 1
                 # Fifty at once would all try the same number again and again: spread out.
                 time.sleep(random.random() * min(0.02 * 2**failures, 2.0))  # noqa: S311 - no secret

@@ -316,7 +316,7 @@ def run_container_once(
                     ask.wait_ready(url, deadline, lambda: _runs(container))
                 except TargetError as problem:
                     said = log_of(container)
-                    raise TargetError(
+                    raise type(problem)(
                         f"{registry.reference(digest)} does not start: {problem}"
                         + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
                     ) from None

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import msgspec
 
 from tandem import ask
-from tandem.errors import TargetError
+from tandem.errors import ImageFault, TargetError
 from tandem.oci import Registry
 from tandem.targets import DeployRequest, Say, roots
 from tandem.targets.bluegreen import (
@@ -88,7 +88,10 @@ class ProcessRunner:
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 )  # fmt: skip
         except OSError as problem:
-            raise TargetError(f"{prepared.argv[0]} cannot be started: {problem.strerror}") from None
+            # No such program, or not one: the image's. What this machine lacks, it may have later.
+            is_of_image = isinstance(problem, FileNotFoundError | PermissionError)
+            fault = ImageFault if is_of_image else TargetError
+            raise fault(f"{prepared.argv[0]} cannot be started: {problem.strerror}") from None
         return msgspec.structs.replace(instance, process=remember(child))
 
     def alive(self, instance: Instance) -> bool:
@@ -135,7 +138,7 @@ def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prep
     config = roots.read_image(registry, digest)
     where = registry.reference(digest)
     if not config.command:
-        raise TargetError(f"{where} names no command to start")
+        raise ImageFault(f"{where} names no command to start")
     roots.check_python(config, where=where)
     root = roots.compose(registry, digest, config, state, progress=progress)
     venv = bare_python(state)
@@ -209,7 +212,7 @@ def run_process_once(
                 ask.wait_ready(url, deadline, lambda: runner.alive(instance))
             except TargetError as problem:
                 said = runner.log_tail(instance)
-                raise TargetError(
+                raise type(problem)(
                     f"{instance.reference} does not start: {problem}"
                     + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
                 ) from None

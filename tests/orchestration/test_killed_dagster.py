@@ -114,7 +114,8 @@ MOMENTS = [
     "golden predictions",
     "tiny_release: ",
     "starting release",
-    "release 1 is ready",
+    "ready after",
+    "switched ",
 ]
 
 

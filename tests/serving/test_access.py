@@ -158,6 +158,10 @@ REFUSED = {
     "unknown key": lambda url: token(claims(url), header={"alg": "RS256", "kid": "2"}),
     "no algorithm": lambda url: token(claims(url), header={"alg": "none", "kid": "1"}),
     "secret algorithm": lambda url: token(claims(url), header={"alg": "HS256", "kid": "1"}),
+    "expires never": lambda url: token(claims(url, exp=10**400)),
+    "asks for an extension": lambda url: token(
+        claims(url), header={"alg": "RS256", "kid": "1", "crit": ["b64"], "b64": False}
+    ),
     "no expiry": lambda url: token({"iss": url, "aud": "digits"}),
     "not base64": lambda url: "a.b.c",
     "not objects": lambda url: "W10.W10.AA",
@@ -214,3 +218,13 @@ def test_more_slashes_are_no_way_around_the_key(app, path):
     assert client.ask("POST", path, body, given).status == 401
     answer = client.ask("POST", path, body, given | {"X-API-Key": "right-right-right"})
     assert answer.status == (422 if "infer" in path else 200)
+
+
+@pytest.mark.parametrize("method", ["post", "Post", "TRACE", "SCORE"])
+@pytest.mark.parametrize("path", ["/score", "/v2/models/digits/infer", "/version"])
+def test_a_method_in_another_spelling_is_refused_before_anything_else(app, method, path):
+    client = app(api_keys=read({"TANDEM_API_KEYS": "right-right-right"}).api_keys)
+    answer = client.ask(method, path, json.dumps(ASKED).encode())
+    assert answer.status == 501
+    assert answer.headers["connection"] == "close", "its body is not taken for the next request"
+    assert "not known here" in answer.json["detail"]

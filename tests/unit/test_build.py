@@ -12,8 +12,17 @@ import psutil
 import pytest
 from oci_samples import locked, wheel
 
-from tandem.build import Recipe, clean_folder, locked_environment, read_recipe, run_tests
+from tandem.build import (
+    Builds,
+    Recipe,
+    TestReport,
+    clean_folder,
+    locked_environment,
+    read_recipe,
+    run_tests,
+)
 from tandem.errors import BuildError
+from tandem.storage import open_store
 
 RECIPE = """
 [tool.tandem.app]
@@ -211,3 +220,104 @@ def test_an_environment_has_what_the_lock_names_as_its_own_libraries(
     done = subprocess.run([str(python), "-c", told], capture_output=True, text=True)
     assert done.stdout == "one True\n"
     assert "No module named 'pytest'" in done.stderr, "a library of ours leaks in"
+
+
+PASSES = "def test_one():\n    pass\n"
+FAILS = "def test_two():\n    assert False\n"
+FORGED = """
+import os
+path = os.environ["PYTEST_ADDOPTS"].rpartition("=")[2]
+open(path, "w").write("<testsuite>" + "<testcase classname='a' name='b'/>" * 999 + "</testsuite>")
+os._exit(0)
+"""
+EXITS = "import os\ndef test_end():\n    os._exit(0)\n"
+UNFINISHED = "session ended before it was finished"
+
+
+def pytest_report(folder: Path, files: dict[str, str]) -> TestReport:
+    """What is made of a commit with these test files, run by pytest as its recipe says."""
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    command = recipe("python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    return run_tests(folder, command, python=Path(sys.executable))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"test_a.py": FAILS, "conftest.py": "import os; os._exit(0)"}, ""),
+        ({"test_a.py": FAILS, "conftest.py": FORGED}, UNFINISHED),
+        (
+            {"test_a.py": PASSES + "import os\ndef test_end():\n    os._exit(0)\n" + FAILS},
+            UNFINISHED,
+        ),
+        (
+            {
+                "test_a.py": PASSES
+                + "import pytest\ndef test_end():\n    pytest.exit('enough', returncode=0)\n"
+            },
+            "of 2 collected tests were run",
+        ),
+        (
+            {"test_a.py": "import pytest\n@pytest.mark.skip\ndef test_one():\n    pass\n"},
+            "no test passed: all 1 were skipped",
+        ),
+        ({"test_a.py": ""}, "no test was found"),
+    ],
+    ids=["exit", "forged", "exit in a test", "pytest.exit", "all skipped", "none"],
+)
+def test_tests_that_did_not_run_never_count_as_passed(
+    checkout: Path, files: dict[str, str], words: str
+) -> None:
+    report = pytest_report(checkout, files)
+    assert not report.passed
+    assert words in report.summary
+
+
+def test_what_pytest_ran_to_its_end_is_green(checkout: Path) -> None:
+    report = pytest_report(checkout, {"test_a.py": PASSES})
+    assert report.passed, report.output
+    assert report.summary == "1 tests passed"
+
+
+def test_a_command_that_leaves_no_report_is_red(checkout: Path) -> None:
+    report = run_tests(checkout, recipe("true"), python=Path(sys.executable))
+    assert not report.passed
+    assert "left no report" in report.summary
+
+
+@pytest.mark.parametrize("content", ["<testsuite><testcase", "<a>" * 100_000, "no XML"])
+def test_a_report_that_cannot_be_read_is_red(checkout: Path, content: str) -> None:
+    write = "import os; open(os.environ['PYTEST_ADDOPTS'].partition('=')[2], 'w')"
+    report = run(checkout, f"{write}.write({content!r})")
+    assert not report.passed
+    assert "left no report" in report.summary
+
+
+def test_a_repository_may_say_that_it_has_no_tests(checkout: Path) -> None:
+    (checkout / "pyproject.toml").write_text(RECIPE.replace("test = [", "tests = false\ntest = ["))
+    said = read_recipe(checkout, "shop")
+    report = run_tests(checkout, said, python=Path(sys.executable))
+    assert report.passed
+    assert report.summary == "this repository has no tests, as its recipe says"
+
+
+@pytest.mark.parametrize("what", ["deep", "folder", "not a table"])
+def test_a_pyproject_that_cannot_be_read_is_one_line(checkout: Path, what: str) -> None:
+    path = checkout / "pyproject.toml"
+    path.unlink()
+    if what == "deep":
+        path.write_text("a = " + "[" * 100_000)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.write_text("[tool]\ntandem = 1\n")
+    with pytest.raises(BuildError, match=r"pyproject\.toml") as caught:
+        read_recipe(checkout, "shop")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_build_record_that_was_cut_is_no_build(tmp_path: Path) -> None:
+    store = open_store(f"file:{tmp_path}")
+    store.put("apps/shop/builds/abc.json", b'{"commit": "abc", "tr')
+    assert Builds(store, "shop").of("abc") is None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tandem.errors import NotFound
+from tandem.errors import NotFound, StorageError
 from tandem.release import (
     AppRef,
     ImageRecord,
@@ -17,7 +18,7 @@ from tandem.release import (
     changes,
     now,
 )
-from tandem.storage import open_store
+from tandem.storage import Store, open_store
 
 
 @pytest.fixture
@@ -114,3 +115,52 @@ def test_two_apps_in_one_store_do_not_meet(ledger: Ledger, tmp_path: Path) -> No
     image(ledger, "a", 1)
     other = Ledger(open_store(f"file:{tmp_path}/store"), "other")
     assert other.images.latest() is None
+
+
+def test_a_later_bad_verdict_on_the_same_image_counts(ledger: Ledger) -> None:
+    first = image(ledger, "a", 1)
+    image(ledger, "b", 1)
+    bad = image(ledger, "b", 1, good=False)
+    found, passed_over = ledger.newest_good_image()
+    assert found == first
+    assert [p.which for p in passed_over] == [bad.digest]
+    again = image(ledger, "b", 1)
+    assert ledger.newest_good_image()[0] == again
+
+
+class LosesAnswers:
+    """A store whose create-only writes are done, answered by nobody, and tried again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, **options: Any) -> Any:
+        if if_absent:
+            self._store.put(key, data, if_absent=True)
+        return self._store.put(key, data, if_absent=if_absent, **options)
+
+
+def test_a_write_whose_answer_was_lost_is_one_record(tmp_path: Path) -> None:
+    ledger = Ledger(LosesAnswers(open_store(f"file:{tmp_path}/store")), "shop")
+    made = release(ledger, image(ledger, "a", 1))
+    assert [record.number for record in ledger.releases.newest_first()] == [made.number] == [1]
+    assert [record.number for record in ledger.images.newest_first()] == [1]
+
+
+def test_equal_records_of_two_writers_are_two(ledger: Ledger) -> None:
+    one, two = image(ledger, "a", 1), image(ledger, "a", 1)
+    assert (one.number, two.number) == (1, 2)
+    assert one.mark != two.mark
+
+
+def test_a_record_that_was_cut_is_one_line(tmp_path: Path) -> None:
+    store = open_store(f"file:{tmp_path}/store")
+    ledger = Ledger(store, "shop")
+    image(ledger, "a", 1)
+    store.put("apps/shop/images/000002.json", b'{"number": 2, "dig')
+    with pytest.raises(StorageError, match="apps/shop/images: a record there is cut") as caught:
+        ledger.images.latest()
+    assert "\n" not in str(caught.value)
