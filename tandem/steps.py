@@ -555,6 +555,8 @@ def go_live(project: Project) -> Deployed:
     Raises `TargetError` once the previous one serves again, `TandemError` when no image was proven
     yet.
     """
+    from tandem.oci.attest import checking_key, require_signed
+
     started = time.monotonic()
     image, passed_over = _newest_image(project)
     if not _has_image(project, image.digest):
@@ -562,6 +564,8 @@ def go_live(project: Project) -> Deployed:
             f"{image.reference} is recorded as proven, but the registry has it no longer: run "
             f"{project.app}_build to pack it again"
         )
+    if key := checking_key():
+        require_signed(project.registry, image.digest, key)
     before = project.target.current()
     golden = _package(project, image.model.version).golden()
 

@@ -409,6 +409,43 @@ def find(registry: Registry, digest: str, artifact_type: str) -> tuple[str, byte
     return None
 
 
+def signed_provenance(registry: Registry, digest: str, key: Any) -> bytes | None:
+    """The first statement about an image that `key` signed, among all that lie there.
+
+    What others put there, unsigned or signed by somebody else, neither counts nor is in the way.
+    """
+    for one in referrers(registry, digest):
+        if one.artifact_type != PROVENANCE:
+            continue
+        try:
+            media_type, data = read_artifact(registry, one, digest)
+            if media_type == ENVELOPE and (found := opened(data, key))[1]:
+                return found[0]
+        except RegistryError:
+            continue  # not an artifact that can be read: nobody's statement
+    return None
+
+
+def require_signed(registry: Registry, digest: str, key: Any) -> None:
+    """Raise `RegistryError` unless a statement that `key` signed names this image as it is.
+
+    Raises `RegistryError` too when the registry cannot be asked.
+    """
+    where = registry.reference(digest)
+    statement = signed_provenance(registry, digest, key)
+    if statement is None:
+        raise RegistryError(
+            f"{where} has no provenance signed by the key that is set: pack it again with "
+            "TANDEM_SIGNING_KEY"
+        )
+    try:
+        wrong = _differences(msgspec.json.decode(statement), pull(registry, digest), digest)
+    except (msgspec.MsgspecError, KeyError, TypeError, IndexError) as problem:
+        wrong = [f"the signed provenance cannot be read: {problem}"]
+    if wrong:
+        raise RegistryError(f"{where}: {'; '.join(wrong)}")
+
+
 def attach_materials(
     registry: Registry, image: Image, components: Iterable[Component], *, app: str
 ) -> None:
@@ -429,8 +466,8 @@ def attest(
     """Put bill of materials and provenance beside an image that is in the registry.
 
     The components are those of `app_image` (the digest of the image without the model) when they
-    are not given. With a `signer` the provenance is signed. An image that has both already is left
-    as it is.
+    are not given. With a `signer` the provenance is signed, also where an unsigned one lies there
+    already. An image that has both already is left as it is.
     """
     artifacts: list[tuple[str, str, bytes]] = []
     with ThreadPoolExecutor(2) as pool:
@@ -445,7 +482,10 @@ def attest(
             components = components_of(found[1]) if found else []
         document = bill_of_materials(facts.app, components, facts=facts)
         artifacts.append((SBOM, SBOM, document))
-    if PROVENANCE not in there:
+    stated = PROVENANCE in there
+    if stated and signer:
+        stated = signed_provenance(registry, image.digest, signer.public_key) is not None
+    if not stated:
         statement = provenance(registry.url, image.digest, facts)
         if signer:
             artifacts.append((PROVENANCE, ENVELOPE, sign(statement, signer)))
@@ -538,7 +578,13 @@ def _provenance(registry: Registry, image: Image, digest: str, key: Any | None) 
     signature = Finding(name="signature", ok=None, text="not asked for: no key is set")
     unsigned = Finding(name="signature", ok=False, text="the provenance is not signed")
     try:
-        found = find(registry, digest, PROVENANCE)
+        signed = signed_provenance(registry, digest, key) if key else None
+        if signed is not None:
+            text = "the provenance is signed by the key that is set"
+            signature = Finding(name="signature", ok=True, text=text)
+            found: tuple[str, bytes] | None = (PROVENANCE, signed)
+        else:
+            found = find(registry, digest, PROVENANCE)
         if found is None:
             text = "no provenance is attached"
             return [
@@ -552,7 +598,7 @@ def _provenance(registry: Registry, image: Image, digest: str, key: Any | None) 
             if good is not None:
                 text = f"the provenance is {'' if good else 'not '}signed by the key that is set"
             signature = Finding(name="signature", ok=good, text=text)
-        elif key:
+        elif key and signed is None:
             signature = unsigned
         statement = msgspec.json.decode(data)
         wrong = _differences(statement, image, digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,9 +14,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 from tiny import Tiny, free_port
+
+from orchestration import recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,21 +33,25 @@ class Dev:
         self.ui = free_port()
         self.log = folder / "dev.log"
         self.mark = f"{folder}"
-        home = folder / "dagster"
+        home = self.home = folder / "dagster"
         home.mkdir()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TANDEM_")}
         environment |= self.tiny.settings
-        environment |= {
+        self.environment = environment | {
             "DAGSTER_HOME": str(home),
             "TANDEM_RELEASE_ON": "build",
             "TANDEM_TEST": self.mark,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        with self.log.open("w") as log:
+        self.start()
+
+    def start(self) -> None:
+        """Start it, anew where it was killed."""
+        with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "orchestration", "dev", "--port", str(self.ui)],
                 cwd=ROOT,
-                env=environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -123,6 +131,43 @@ def test_commits_and_models_reach_the_live_service_by_themselves(dev: Dev) -> No
         time.sleep(0.2)
     assert [process.cmdline() for process in left] == []
     assert says(dev, two, 2), "the service goes on"
+
+
+def runs_on(dev: Dev) -> list[dg.DagsterRun]:
+    with dg.DagsterInstance.from_config(str(dev.home)) as instance:
+        return instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+
+
+@pytest.mark.parametrize("victim", ["run worker", "all of Dagster"])
+def test_what_is_killed_in_the_middle_of_a_release_goes_on_by_itself(dev: Dev, victim: str) -> None:
+    one = dev.tiny.commit("one")
+    dev.tiny.publish(0.98)
+    wait(lambda: says(dev, one, 1), "the first pair goes live", dev)
+    wait(lambda: not runs_on(dev), "its run ends", dev)
+    two = dev.tiny.commit("two")
+    wait(lambda: bool(runs_on(dev)), "a run starts", dev)
+    wait(lambda: recovery.PROCESS in (runs_on(dev) or [ended()])[0].tags, "it says who", dev)
+    worker = psutil.Process(int(runs_on(dev)[0].tags[recovery.PROCESS].split("/")[2]))
+    worker.kill()
+    if victim != "run worker":
+        for process in dev.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        dev.process.wait(timeout=30)
+        dev.start()
+    wait(lambda: says(dev, two, 1), "the commit goes live all the same", dev)
+    releases = dev.tiny.project.ledger.releases
+    wait(
+        lambda: [record.number for record in releases.newest_first()] == [2, 1],
+        "it is recorded, once",
+        dev,
+    )
+    wait(lambda: not runs_on(dev), "no run stays behind", dev)
+
+
+def ended() -> dg.DagsterRun:
+    """In place of a run that has ended before it was looked at."""
+    return dg.DagsterRun(job_name="none", tags={})
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:

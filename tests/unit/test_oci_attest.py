@@ -33,6 +33,7 @@ from tandem.oci.attest import (
     fallback_tag,
     find,
     referrers,
+    require_signed,
     signing_key,
     verify,
 )
@@ -222,6 +223,32 @@ def test_unsigned_provenance_is_missing_a_signature_where_a_key_is_set(registry,
     attest(registry, image, FACTS, components=COMPONENTS)
     key = checking_key({"TANDEM_VERIFY_KEY": pem()[1]})
     assert verify(registry, "one", key=key).missing == ["the provenance is not signed"]
+
+
+def test_an_unsigned_statement_that_lies_there_neither_passes_nor_blocks_signing(registry, image):
+    private, public = pem()
+    key = checking_key({"TANDEM_VERIFY_KEY": public})
+    attest(registry, image, FACTS, components=COMPONENTS)
+    other = signing_key({"TANDEM_SIGNING_KEY": pem()[0]})
+    attest(registry, image, FACTS, components=COMPONENTS, signer=other)
+    with pytest.raises(RegistryError, match="no provenance signed by the key"):
+        require_signed(registry, image.digest, key)
+    signer = signing_key({"TANDEM_SIGNING_KEY": private})
+    attest(registry, image, FACTS, components=COMPONENTS, signer=signer)
+    require_signed(registry, image.digest, key)
+    assert verify(registry, "one", key=key).ok
+    assert attest(registry, image, FACTS, components=COMPONENTS, signer=signer) == []
+
+
+def test_a_signed_statement_about_another_image_lets_none_pass(registry, image):
+    from tandem.oci.attest import ENVELOPE, provenance, sign
+
+    private, public = pem()
+    statement = provenance("x", "sha256:" + "0" * 64, FACTS)
+    signed = sign(statement, signing_key({"TANDEM_SIGNING_KEY": private}))
+    attach(registry, image, [(PROVENANCE, ENVELOPE, signed)])
+    with pytest.raises(RegistryError, match="another digest"):
+        require_signed(registry, image.digest, checking_key({"TANDEM_VERIFY_KEY": public}))
 
 
 @pytest.mark.parametrize(
