@@ -1,4 +1,4 @@
-"""A commit's own tests: run in the sandbox, and green only when all of them are known to have run."""
+"""A commit's own tests: run in the sandbox, green only when all of them are known to have run."""
 
 from __future__ import annotations
 

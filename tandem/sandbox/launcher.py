@@ -188,7 +188,6 @@ def _watch(spec: dict[str, Any], root: int | None) -> dict[str, Any]:
     child = os.fork()
     if not child:
         _become(spec)
-    stopped = ""
     while True:
         while True:
             try:
@@ -196,23 +195,19 @@ def _watch(spec: dict[str, Any], root: int | None) -> dict[str, Any]:
             except ChildProcessError:
                 return {"error": "the process that was started cannot be waited for"}
             if pid == child:
-                code = None if stopped else os.waitstatus_to_exitcode(status)
-                return {"code": code, "stopped": stopped}
+                return {"code": os.waitstatus_to_exitcode(status), "stopped": ""}
             if not pid:
                 break
-        if not stopped:
-            family = _family(root).values()
-            if time.monotonic() - started > spec["seconds"]:
-                stopped = f"took longer than {spec['seconds']:g} s"
-            elif sum(threads for threads, _ in family) > spec["processes"]:
-                stopped = f"had more than {spec['processes']} processes and threads"
-            elif sum(size for _, size in family) > spec["memory"]:
-                stopped = f"used more than {spec['memory'] / 2**30:.3g} GiB of memory"
-            if stopped:
-                if root is None:
-                    # All the others end with this process, the first of its namespace.
-                    return {"code": None, "stopped": stopped}
-                _end_family(root)
+        family, stopped = _family(root).values(), ""
+        if time.monotonic() - started > spec["seconds"]:
+            stopped = f"took longer than {spec['seconds']:g} s"
+        elif sum(threads for threads, _ in family) > spec["processes"]:
+            stopped = f"had more than {spec['processes']} processes and threads"
+        elif sum(size for _, size in family) > spec["memory"]:
+            stopped = f"used more than {spec['memory'] / 2**30:.3g} GiB of memory"
+        if stopped:
+            # The others end with this process when it is the first of a namespace.
+            return {"code": None, "stopped": stopped}
         got = signal.sigtimedwait([signal.SIGCHLD, signal.SIGTERM], _TICK)
         if got and got.si_signo == signal.SIGTERM:
             return {"code": None, "stopped": "was interrupted"}

@@ -192,3 +192,33 @@ def test_a_folder_that_is_not_there_is_a_fault_of_the_sandbox(tmp_path: Path) ->
 def test_values_of_secret_variables_are_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_REGISTRY_PASSWORD", "hunter2-hunter2")
     assert redact("login hunter2-hunter2 failed") == "login … failed"
+
+
+WITHOUT_NAMESPACES = (
+    "import os, sys; from pathlib import Path; from tandem import sandbox\n"
+    "sandbox._namespaces_missing = lambda: 'as asked'\n"
+    "script = f'setsid sleep 6001 & echo $!; cat /proc/{os.getpid()}/environ'\n"
+    "done = sandbox.run(['/bin/sh', '-c', script], folder=Path(sys.argv[1]),"
+    " env={'PATH': os.defpath})\n"
+    "print(done.confinement)\n"
+    "sys.stdout.buffer.write(done.stdout)\n"
+    "done = sandbox.run(['/bin/sleep', '600'], folder=Path(sys.argv[1]), env={},"
+    " limits=sandbox.Limits(seconds=0.5))\n"
+    "assert done.stopped and done.code is None, done\n"
+)
+
+
+def test_without_namespaces_it_says_so_and_still_ends_all_and_hides_our_environment(
+    folder: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NAMESPACES, str(folder)],
+        env={**os.environ, "AZURE_CLIENT_SECRET": "a-canary-of-ours"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words, daemon, *rest = done.stdout.splitlines()
+    assert "gives no namespaces (as asked)" in words
+    assert not psutil.pid_exists(int(daemon))
+    assert "canary" not in "".join(rest)
