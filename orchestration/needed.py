@@ -14,7 +14,7 @@ import msgspec
 from orchestration import keys, recovery
 from orchestration.apps import App
 from orchestration.sensors import report_news
-from tandem import pending
+from tandem import pending, processes
 from tandem.project import Project
 
 
@@ -57,7 +57,14 @@ def release_needed(
         job = keys.job_name(app, what)
         recovery.wait_for_turn(instance, app, say)
         say(f"{job}: {why}")
-        ran.append(_run_job(defs, job, instance, keys.run_tags(app, "tandem release")))
+        ran.append(
+            _run_job(
+                defs,
+                job,
+                instance,
+                {**keys.run_tags(app, "tandem release"), recovery.PROCESS: processes.identity()},
+            )
+        )
 
     recovery.wait_for_turn(instance, app, say)
     report_news(instance, app, project)

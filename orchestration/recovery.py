@@ -44,11 +44,17 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     A run of another machine or container is left to its greatest duration.
     """
     ended = []
-    records = instance.get_run_records(dg.RunsFilter(statuses=_ON))
+    statuses = [*_ON, dg.DagsterRunStatus.NOT_STARTED]
+    records = instance.get_run_records(dg.RunsFilter(statuses=statuses))
     for record in records:
         run = record.dagster_run
         age = time.time() - record.update_timestamp.timestamp()
-        unnamed = PROCESS not in run.tags and _is_ours(run) and age > _UNNAMED_SECONDS
+        unnamed = (
+            run.status in _ON
+            and PROCESS not in run.tags
+            and _is_ours(run)
+            and age > _UNNAMED_SECONDS
+        )
         if not (is_dead(run) or unnamed):
             continue
         if run.status == dg.DagsterRunStatus.CANCELING:

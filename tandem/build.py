@@ -5,33 +5,32 @@ a tree.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 import tomllib
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
-from tandem.errors import BuildError, NotFound
+from tandem import build_tests
+from tandem.build_tests import NO_TESTS, Failure, TestReport
+from tandem.errors import BuildError, NotFound, one_line
 from tandem.oci import Layer, Transfer
 from tandem.storage import Store
 
+__all__ = ["NO_TESTS", "AppBuild", "Builds", "Failure", "Recipe", "TestReport", "clean_folder"]
+__all__ += ["locked_environment", "read_recipe", "run_tests"]
+
 log = logging.getLogger("tandem.build")
 
-_REPORT_LIMIT = 50_000_000
-_TEST_SECONDS = 1800.0
-_OUTPUT = 8000
-_PLUGIN = "tandem_session"
 _ENTRY = "[tool.tandem.app] of pyproject.toml"
 
 
@@ -47,30 +46,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     test: list[str]
     command: list[str]
     tests: bool = True
-    """False: this repository has no tests, by its own word, and every page says so."""
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """One test that failed, with the first line of the reason."""
-
-    test: str
-    reason: str
-
-
-class TestReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the commit's own tests said; `seconds` is the whole run's, `output` the end of what it
-    printed.
-    """
-
-    __test__ = False  # not a test class, whatever pytest thinks of the name
-
-    passed: bool
-    total: int
-    skipped: int
-    seconds: float
-    failures: list[Failure]
-    summary: str
-    output: str
+    """False for a repository that wants no tests, which every report of it then says."""
 
 
 class AppBuild(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,15 +89,15 @@ class Builds:
         self._prefix = f"apps/{app}/builds/"
 
     def of(self, tree: str) -> AppBuild | None:
-        """The build of that tree, or None when it was not built yet."""
+        """The build of that tree, or None when it was not built yet or its record is of no use."""
         try:
             data, _ = self._store.read(f"{self._prefix}{tree}.json")
         except NotFound:
             return None
         try:
             return msgspec.json.decode(data, type=AppBuild)
-        except msgspec.MsgspecError as problem:
-            log.warning("build %s: its record cannot be read, it is made anew: %s", tree, problem)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+            log.warning("the record of build %s is made again: %s", tree[:10], one_line(problem))
             return None
 
     def keep(self, build: AppBuild) -> None:
@@ -143,12 +119,12 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         raise BuildError("this commit has no pyproject.toml: it needs [tool.tandem.app]") from None
     except KeyError:
         raise BuildError("pyproject.toml of this commit has no [tool.tandem.app]") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as problem:
-        raise BuildError(f"{_ENTRY}: {problem}") from None
+    except OSError as problem:
+        raise BuildError(f"pyproject.toml of this commit: {problem.strerror}") from None
     except RecursionError:
-        raise BuildError("pyproject.toml of this commit is nested too deeply to be read") from None
-    except (OSError, TypeError) as problem:
-        raise BuildError(f"pyproject.toml of this commit cannot be read: {problem}") from None
+        raise BuildError(f"{_ENTRY}: it is nested too deeply") from None
+    except (TypeError, ValueError, msgspec.ValidationError) as problem:
+        raise BuildError(f"{_ENTRY}: {one_line(problem)}") from None
     if recipe.name != app:
         raise BuildError(f"{_ENTRY} describes {recipe.name!r}; this is the build of {app!r}")
     for entry in (*recipe.paths, recipe.lock, recipe.test_lock):
@@ -159,7 +135,7 @@ def read_recipe(folder: Path, app: str) -> Recipe:
             raise BuildError(f"{_ENTRY} names {entry!r}, a link that leads outside")
         if not (folder / entry).exists():
             raise BuildError(f"{_ENTRY} names {entry!r}: this commit has no such path")
-    if not recipe.paths or not recipe.command or not (recipe.test or not recipe.tests):
+    if not recipe.paths or not recipe.command or (recipe.tests and not recipe.test):
         raise BuildError(f"{_ENTRY}: paths, test and command must not be empty")
     return recipe
 
@@ -183,6 +159,9 @@ def locked_environment(lock: Path, home: Path) -> Path:
     with alone(folder / ".lock"):
         if not packages.is_symlink():
             shutil.rmtree(packages, ignore_errors=True)
+            # The tests may not write here, so the byte code is made now.
+            compiling = [str(python), "-I", "-m", "compileall", "-q", str(libraries)]
+            subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             packages.symlink_to(libraries.absolute())
     return python
 
@@ -194,173 +173,43 @@ def clean_folder(state: Path, purpose: str) -> Iterator[Path]:
     """
     home = state / purpose
     home.mkdir(parents=True, exist_ok=True)
-    for old in home.iterdir():
-        if not _alive(old.name.partition("-")[0]):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=home))
+    for old in [one for one in home.iterdir() if one.is_dir()]:
+        # The lock goes with its process, in whatever container; a process number says little.
+        with _lock(old) as free:
+            if free:
+                shutil.rmtree(old, ignore_errors=True)
+                _lock_file(old).unlink(missing_ok=True)
+    folder = home / f"{os.getpid()}-{secrets.token_hex(6)}"
+    with _lock(folder):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            _lock_file(folder).unlink(missing_ok=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder; whether it was free."""
+    handle = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        yield folder
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def run_tests(folder: Path, recipe: Recipe, *, python: Path) -> TestReport:
     """Run the commit's tests in `folder` with `python`, the interpreter of a locked environment.
 
-    Green takes exit code 0, a report of this very run that can be read, at least one test that
-    passed, and, where the runner is pytest, as many results as it collected and a session that came
-    to its end: tests that did not run never count as passed. (An author owns the tests, and can
-    always write some that pass.)
-
-    The tests are somebody's code: they get no variable of ours but the PATH and the locale.
+    The tests are somebody's code: they run in the sandbox. Raises `BuildError` when they could not
+    be run, which says nothing of the commit.
     """
-    if not recipe.tests:
-        return TestReport(
-            passed=True, total=0, skipped=0, seconds=0.0, failures=[],
-            summary="this repository has no tests, as its recipe says", output="",
-        )  # fmt: skip
-    with tempfile.TemporaryDirectory() as home:
-        report = Path(home) / "report.xml"
-        watch = Path(home) / "session"
-        plugin = Path(home) / "plugin"
-        plugin.mkdir()
-        shutil.copy(Path(__file__).with_name("pytest_session.py"), plugin / f"{_PLUGIN}.py")
-        environment = {
-            "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "LANG": os.environ.get("LANG", "C.UTF-8"),
-            "HOME": home,
-            "TMPDIR": home,
-            "VIRTUAL_ENV": str(python.parent.parent),
-            "PYTHONNOUSERSITE": "1",
-            "PYTHONPATH": str(plugin),
-            "TANDEM_SESSION": str(watch),
-            "PYTEST_ADDOPTS": f"-p {_PLUGIN} --junitxml={report}",
-        }
-        started = time.monotonic()
-        log.info("testing: %s", " ".join(recipe.test))
-        code, output = _run(recipe.test, cwd=folder, env=environment)
-        seconds = time.monotonic() - started
-        results = _read_junit(report)
-        unfinished = _unfinished(watch)
-    total, skipped, failures = results or (0, 0, [])
-    if code is None:
-        summary = f"the tests took longer than {_TEST_SECONDS:.0f} s and were stopped"
-    elif failures:
-        summary = f"{len(failures)} of {total} tests failed"
-    elif code == 5:
-        summary = "no test was found: a commit without tests is not released"
-    elif code:
-        summary = f"the test command ended with exit code {code}"
-    elif unfinished:
-        summary = unfinished
-    elif results is None:
-        summary = (
-            "the test command left no report that can be read: it ended early, or is not pytest "
-            "and does not write JUnit XML where --junitxml= in PYTEST_ADDOPTS says"
-        )
-    elif total - skipped < 1:
-        summary = "no test passed" + (f": all {skipped} were skipped" if skipped else "")
-    else:
-        summary = f"{total - skipped} tests passed" + (f", {skipped} skipped" if skipped else "")
-    return TestReport(
-        passed=(
-            code == 0
-            and results is not None
-            and not failures
-            and not unfinished
-            and total - skipped >= 1
-        ),
-        total=total,
-        skipped=skipped,
-        seconds=round(seconds, 2),
-        failures=failures,
-        summary=summary,
-        output=output,
-    )
-
-
-def _unfinished(watch: Path) -> str:
-    """Why pytest's session did not run all that it collected to its end, or nothing.
-
-    A runner that is not pytest loads no plugin of ours, and leaves no file.
-    """
-    if not watch.exists():
-        return ""
-    try:
-        counts = dict(
-            line.split("=", 1) for line in watch.read_text(encoding="utf-8").split() if "=" in line
-        )
-        collected, finished = int(counts.get("collected", "-1")), int(counts.get("finished", "-1"))
-    except (OSError, UnicodeDecodeError, ValueError):
-        return "the test session's record cannot be read"
-    if finished < 0:
-        return "the test session ended before it was finished"
-    if finished < collected:
-        return f"{finished} of {collected} collected tests were run"
-    return ""
-
-
-def _run(argv: list[str], *, cwd: Path, env: dict[str, str]) -> tuple[int | None, str]:
-    """Exit code (None: timed out) and the end of the output; what the tests started ends too."""
-    with tempfile.TemporaryFile() as output:
-        try:
-            process = subprocess.Popen(
-                argv,
-                cwd=cwd,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as problem:
-            raise BuildError(
-                f"{_ENTRY}: test = {argv!r} cannot be started: {problem.strerror}"
-            ) from None
-        code: int | None = None
-        try:
-            code = process.wait(timeout=_TEST_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        size = output.seek(0, os.SEEK_END)
-        output.seek(max(0, size - _OUTPUT))
-        return code, output.read().decode(errors="replace")
-
-
-def _read_junit(path: Path) -> tuple[int, int, list[Failure]] | None:
-    """Counts and failures of a JUnit XML report, the format that pytest and most runners write.
-
-    None where there is no report that can be read.
-    """
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > _REPORT_LIMIT:
-        return None
-    try:
-        root = ET.parse(path).getroot()  # noqa: S314 - bounded, and expat refuses entity bombs
-    except (ET.ParseError, RecursionError, ValueError):
-        return None
-    cases = list(root.iter("testcase"))
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    failures = []
-    for case in cases:
-        problem = case.find("failure")
-        if problem is None:
-            problem = case.find("error")
-        if problem is not None:
-            name = f"{case.get('classname', '')}::{case.get('name', '')}".strip(":")
-            reason = (problem.get("message") or problem.text or "").strip().splitlines()
-            failures.append(Failure(name, reason[0][:300] if reason else ""))
-    return len(cases), skipped, failures
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return build_tests.run(folder, recipe.test, python=python) if recipe.tests else NO_TESTS

@@ -15,10 +15,11 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from tandem.errors import SourceError
+from tandem.errors import BuildError, SourceError
 from tandem.settings import redact
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LFS = "version https://git-lfs.github.com/spec/"
 _FORMAT = "%H%x00%T%x00%cI%x00%an%x00%s"
 
 
@@ -122,8 +123,9 @@ class Source:
         return [entry[3:] for entry in out.split("\0") if len(entry) > 3]
 
     def checkout(self, sha: str, into: Path) -> None:
-        """Write the files of commit `sha` into the empty folder `into`: no `.git`, no filters, no
-        submodules.
+        """Write the files of commit `sha` into the empty folder `into`: no `.git`, no filters.
+
+        Raises `BuildError` when content of the commit is elsewhere (submodules, Git LFS).
         """
         self.commit(sha)
         with tempfile.TemporaryDirectory(dir=self._mirror) as scratch:
@@ -134,6 +136,26 @@ class Source:
                 "-c", "core.bare=false", f"--work-tree={into}",
                 "checkout-index", "--all", "--force", at=self._mirror, env=index, cwd=into,
             )  # fmt: skip
+        if missing := self._content_elsewhere(sha):
+            names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise BuildError(
+                f"commit {sha[:10]} has content that Git itself does not hold (submodule or Git "
+                f"LFS): {names}; commit the files themselves, or take these paths out"
+            )
+
+    def _content_elsewhere(self, sha: str) -> list[str]:
+        """The submodules of a commit, and its files that Git LFS has only a pointer of."""
+        found = []
+        for entry in _git("ls-tree", "-r", "-l", "-z", sha, at=self._mirror).split("\0"):
+            about, _, path = entry.partition("\t")
+            mode, _, blob, size = (*about.split(), "", "", "", "")[:4]
+            if mode == "160000":
+                found.append(path)
+            elif size.isdigit() and 100 <= int(size) <= 1024 and mode != "120000":
+                text = _git("cat-file", "blob", blob, at=self._mirror)
+                if text.startswith(_LFS):
+                    found.append(path)
+        return found
 
     def _mirrored(self) -> str | None:
         if not self._mirror.exists():

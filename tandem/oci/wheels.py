@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -94,7 +95,31 @@ def install(
     return into
 
 
+def refuse_other_sources(lock: Path) -> None:
+    """Raise `BuildError` for a line of the lock that names where to fetch from, on its own account.
+
+    Hosts of the setting TANDEM_ALLOWED_HOSTS (comma-separated) may be named.
+    """
+    allowed = {one.strip().lower() for one in os.environ.get("TANDEM_ALLOWED_HOSTS", "").split(",")}
+    try:
+        text = lock.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise BuildError(f"{lock.name} cannot be read: {problem}") from None
+    for raw in re.sub(r"\\\r?\n", " ", text).splitlines():
+        line = re.sub(r"(^|\s)#.*", "", raw).strip()
+        hosts = {(urlsplit(url).hostname or "") for url in re.findall(r"[\w+.-]+://\S+", line)}
+        if hosts and hosts - {""} <= allowed and "" not in hosts:
+            continue
+        named = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^]]*\]\s*)?==", line)
+        if line and (hosts or not named):
+            raise BuildError(
+                f"{lock.name} has the line {_without_login(line)[:80]!r}: only NAME==VERSION with "
+                "hashes is taken, or a URL of a host that TANDEM_ALLOWED_HOSTS names"
+            )
+
+
 def _run_installer(lock: Path, target: Path, runtime: Runtime | None, python: str) -> None:
+    refuse_other_sources(lock)
     common = ["--quiet", "--require-hashes", "--no-deps", "--target", str(target)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if uv := _uv():

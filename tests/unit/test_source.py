@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from repositories import Repository
 
-from tandem.errors import SourceError
+from tandem.errors import BuildError, SourceError
 from tandem.source import Source, commit_page
 
 
@@ -225,3 +225,16 @@ def test_what_is_no_hash_has_no_page() -> None:
 
 def test_a_folder_has_no_pages(tmp_path: Path, repository: Repository) -> None:
     assert Source(str(repository.folder), mirror=tmp_path / "mirror").page(SHA) is None
+
+
+def test_content_that_git_does_not_hold_is_named(tmp_path: Path, repository: Repository) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
+    repository.commit({"folder/large.bin": pointer})
+    other = repository.git("rev-parse", "HEAD").strip()
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{other},part")
+    repository.git("commit", "--quiet", "-m", "a submodule")
+    watched = source(tmp_path, repository)
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    with pytest.raises(BuildError, match=r"folder/large\.bin, part"):
+        watched.checkout(watched.newest().sha, folder)
