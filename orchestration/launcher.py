@@ -22,5 +22,6 @@ class WatchedRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Failed when the process that the run named is gone."""
         if recovery.is_dead(run):
+            recovery.end_log_followers(run.run_id)
             return CheckRunHealthResult(WorkerStatus.FAILED, recovery.GONE)
         return CheckRunHealthResult(WorkerStatus.RUNNING)

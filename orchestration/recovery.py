@@ -4,6 +4,7 @@ A killed run cannot end itself: in Dagster it stays STARTED, keeps its slots and
 one run of its app. Each run therefore names its process in a tag (`orchestration.resources`).
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -62,8 +63,24 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         else:
             instance.report_run_failed(run, GONE)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        end_log_followers(run.run_id)
         ended.append(f"run {run.run_id[:8]} ({run.job_name})")
     return ended
+
+
+def end_log_followers(run_id: str) -> None:
+    """End the `tail`s by which Dagster shows a run's output, where the run has left them behind.
+
+    Dagster starts one per stream, and a moment later who ends it with the run: a kill in between
+    leaves it for ever.
+    """
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or [""]
+        if words[0] == "tail" and f"/{run_id}/compute_logs/" in words[-1]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def wait_for_turn(

@@ -29,39 +29,34 @@ class Release:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.log = folder.with_name("release.log")
         self.port = free_port()
         self.tiny = Tiny(folder, TANDEM_TARGET=f"process:{self.port}")
         self.sha = self.tiny.commit("hello")
         self.tiny.publish()
 
-    def start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-u", str(SCRIPT), str(self.folder), str(self.port)],
-            env={
-                **os.environ,
-                "PYTHONPATH": f"{SCRIPT.parent.parent}{os.pathsep}{SCRIPT.parent}",
-                "TANDEM_TEST": str(self.folder),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self) -> subprocess.Popen[bytes]:
+        # Not through a pipe, which whoever outlives it would hold open.
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-u", str(SCRIPT), str(self.folder), str(self.port)],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": f"{SCRIPT.parent.parent}{os.pathsep}{SCRIPT.parent}",
+                },
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
-    def killed_at(self, words: str, number: int = signal.SIGKILL, after: float = 0.0) -> list[str]:
+    def killed_at(self, words: str, number: int = signal.SIGKILL, after: float = 0.0) -> str:
         """Start it, and send it the signal once it prints the words; returns what it printed."""
         process = self.start()
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if words in line:
-                time.sleep(after)
-                process.send_signal(number)
-                break
-        lines += process.stdout.readlines()
+        while process.poll() is None and words not in self.log.read_text():
+            time.sleep(0.01)
+        time.sleep(after)
+        process.send_signal(number)
         process.wait(timeout=60)
-        process.stdout.close()
-        return lines
+        return self.log.read_text()
 
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.folder / "dagster"))
@@ -69,7 +64,8 @@ class Release:
     def finish(self) -> str:
         """Run it to its end."""
         done = self.start()
-        said, _ = done.communicate(timeout=120)
+        done.wait(timeout=120)
+        said = self.log.read_text()
         assert done.returncode == 0, said
         return said
 
@@ -84,6 +80,16 @@ class Release:
             assert instance.get_runs(dg.RunsFilter(statuses=on)) == []
             assert not instance.event_log_storage.get_concurrency_keys()
         assert len(self.services()) == 1, "one instance serves, and none was left half-started"
+        assert self.followers() == [], "nobody follows the output of a run that has ended"
+
+    def followers(self) -> list[list[str]]:
+        """The programs that Dagster has started to show a run's output, and that still run."""
+        commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        return [
+            command
+            for command in commands
+            if command[:1] == ["tail"] and command[-1].startswith(str(self.folder))
+        ]
 
     def services(self) -> list[psutil.Process]:
         """The processes of the app's service that run."""
@@ -161,10 +167,8 @@ def test_who_waits_for_a_living_run_says_for_whom_and_ends_at_sigterm(release: R
         try:
             run = release_run(instance, processes.identity(other.pid))
             started = time.monotonic()
-            lines = release.killed_at("waiting for run", signal.SIGTERM)
-            assert f"waiting for run {run.run_id[:8]} (tiny_release, process {other.pid})" in (
-                "".join(lines)
-            )
+            said = release.killed_at("waiting for run", signal.SIGTERM)
+            assert f"waiting for run {run.run_id[:8]} (tiny_release, process {other.pid})" in said
             assert time.monotonic() - started < 60
         finally:
             other.kill()
@@ -208,3 +212,19 @@ def test_old_runs_are_forgotten_and_the_newest_kept() -> None:
         assert recovery.prune_runs(instance, keep=3) == 4
         left = {run.run_id for run in instance.get_runs()}
         assert left == {on.run_id, *(run.run_id for run in runs[-3:])}
+
+
+def test_who_follows_the_output_of_a_dead_run_is_ended_with_it(tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        boot, namespace, pid, ticks = processes.identity().split("/")
+        run = release_run(instance, f"{boot}/{namespace}/{pid}/{int(ticks) - 1}")
+        log = tmp_path / run.run_id / "compute_logs" / "step.err"
+        log.parent.mkdir(parents=True)
+        log.touch()
+        follower = subprocess.Popen(["tail", "-F", "-c", "+0", str(log)])
+        try:
+            assert recovery.end_dead_runs(instance)
+            assert follower.wait(timeout=10) == -signal.SIGKILL
+        finally:
+            follower.kill()
+            follower.wait()
