@@ -61,13 +61,11 @@ def dev(port: int) -> None:
 
 
 def _end_dead_runs() -> None:
-    import dagster as dg
-
     from orchestration import recovery
 
-    with dg.DagsterInstance.get() as instance:
+    with recovery.opened(dagster_home()) as instance:
         for ended in recovery.end_dead_runs(instance):
-            click.echo(f"ended {ended}: its process is gone", err=True)
+            click.echo(f"ended {ended}", err=True)
 
 
 def _port_is_free(port: int) -> None:
@@ -87,8 +85,7 @@ def _release(name: str | None, as_json: bool) -> int:
     say = _Console(quiet=as_json)
     say.line("starting Dagster")
     home = dagster_home()
-    import dagster as dg
-
+    from orchestration import recovery
     from orchestration.apps import APPS
     from orchestration.definitions import defs
     from orchestration.needed import release_needed
@@ -102,7 +99,7 @@ def _release(name: str | None, as_json: bool) -> int:
         )
     tandem = Tandem()
     project = tandem.project(app)
-    with dg.DagsterInstance.from_config(str(home)) as instance, say.follow():
+    with recovery.opened(home) as instance, say.follow():
         outcome = release_needed(defs, app, project, instance, say=say.line)
     found = status(project)
     if as_json:

@@ -66,19 +66,20 @@ def release_needed(
             )
         )
 
-    recovery.wait_for_turn(instance, app, say)
-    report_news(instance, app, project)
-    if project.models.latest() is None:
-        run("train", f"the store holds no model {app.name} yet")
-    build = pending.build(project)
-    if build.key:
-        run("build", build.reason)
-    image = pending.image(project, project.models.latest())
-    if image.key:
-        run("image", image.reason)
-    release = pending.release(project)
-    if release.image:
-        run("release", release.reason)
+    with recovery.only_release(instance, app, say):
+        recovery.wait_for_turn(instance, app, say)
+        report_news(instance, app, project)
+        if project.models.latest() is None:
+            run("train", f"the store holds no model {app.name} yet")
+        build = pending.build(project)
+        if build.key:
+            run("build", build.reason)
+        image = pending.image(project, project.models.latest())
+        if image.key:
+            run("image", image.reason)
+        release = pending.release(project)
+        if release.image:
+            run("release", release.reason)
     return Outcome(
         changed=bool(release.image) and ran[-1].success,
         good=all(one.success for one in ran),

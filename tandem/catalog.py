@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -10,6 +11,7 @@ from tandem import gates
 from tandem.errors import TandemError
 from tandem.project import Project
 from tandem.repository import Version
+from tandem.storage.numbered import AT_ONCE
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +44,13 @@ def entries(project: Project, *, limit: int = 20) -> list[Entry]:
     """The newest versions, newest first. Raises `StorageError`."""
     released: dict[int, list[int]] = {}
     newest = None
-    for record in project.ledger.releases.newest_first():
+    for record in project.ledger.releases.all():
         newest = newest or record
         released.setdefault(record.model.version, []).append(record.number)
     live = _live_version(project)
+    versions = list(itertools.islice(project.models.versions(), limit))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        verdicts = list(pool.map(lambda version: _verdict(project, version), versions))
     return [
         Entry(
             version=version.number,
@@ -55,12 +60,12 @@ def entries(project: Project, *, limit: int = 20) -> list[Entry]:
             metrics=dict(version.manifest.metrics),
             runtime=version.manifest.runtime,
             size=sum(file.size for file in version.manifest.files),
-            verdict=_verdict(project, version),
+            verdict=verdict,
             releases=sorted(released.get(version.number, [])),
             champion=newest is not None and newest.model.version == version.number,
             live=version.number == live,
         )
-        for version in itertools.islice(project.models.versions(), limit)
+        for version, verdict in zip(versions, verdicts, strict=True)
     ]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -113,29 +113,32 @@ class Log(Generic[Record]):
         def marked(number: int) -> bytes:
             return msgspec.json.encode(msgspec.structs.replace(make(number), mark=mark))
 
-        _, data = self._log.append(marked)
-        return self._decode(data)
+        return self._decode(*self._log.append(marked))
 
     def latest(self) -> Record | None:
         """The newest record, in a constant number of requests."""
         found = self._log.latest()
-        return self._decode(found[1]) if found else None
+        return self._decode(*found) if found else None
 
     def read(self, number: int) -> Record:
         """One record. Raises `NotFound`."""
-        return self._decode(self._log.read(number))
+        return self._decode(number, self._log.read(number))
 
     def newest_first(self) -> Iterator[Record]:
         """All records, read as they are asked for."""
-        for _, data in self._log.walk_back():
-            yield self._decode(data)
+        for number, data in self._log.walk_back():
+            yield self._decode(number, data)
 
-    def _decode(self, data: bytes) -> Record:
+    def all(self) -> list[Record]:
+        """All records, newest first, read side by side."""
+        return [self._decode(number, data) for number, data in self._log.all()]
+
+    def _decode(self, number: int, data: bytes) -> Record:
         try:
             return self._decoder.decode(data)
         except msgspec.MsgspecError as problem:
             raise StorageError(
-                f"{self._log.prefix}: a record there is cut or of another version of Tandem: "
+                f"{self._log.key(number)}: the record is cut or of another version of Tandem: "
                 f"{problem}"
             ) from None
 
@@ -147,14 +150,18 @@ class Ledger:
         self.images = Log(store, f"apps/{app}/images", ImageRecord)
         self.releases = Log(store, f"apps/{app}/releases", ReleaseRecord)
 
-    def newest_good_image(self) -> tuple[ImageRecord | None, list[PassedOver]]:
+    def newest_good_image(
+        self, history: Sequence[str] | None = None
+    ) -> tuple[ImageRecord | None, list[PassedOver]]:
         """The newest image that passed its checks, and the newer ones that did not.
 
-        Of several verdicts on one digest the newest counts.
+        Of several verdicts on one digest the newest counts. With `history` (the branch's commits,
+        newest first) newest is who holds the newest commit, then the newest model version; images
+        of commits that are not in it come last. Without it the order is that of the records.
         """
         passed_over: list[PassedOver] = []
         refused = set()
-        for record in self.images.newest_first():
+        for record in self._in_order(history):
             if record.good and record.digest not in refused:
                 return record, passed_over
             if record.digest in refused:
@@ -163,6 +170,23 @@ class Ledger:
             reason = "; ".join(p.summary for p in record.proofs if not p.passed)
             passed_over.append(PassedOver("image", record.digest, reason))
         return None, passed_over
+
+    def _in_order(self, history: Sequence[str] | None) -> Iterator[ImageRecord]:
+        if history is None:
+            yield from self.images.newest_first()
+            return
+        verdicts: dict[str, ImageRecord] = {}
+        for record in self.images.all():
+            verdicts.setdefault(record.digest, record)
+        position = {sha: at for at, sha in enumerate(history)}
+        yield from sorted(
+            verdicts.values(),
+            key=lambda one: (
+                position.get(one.app.commit, len(position)),
+                -one.model.version,
+                -one.number,
+            ),
+        )
 
     def image_of(self, tree: str, commit: str, model_digest: str) -> ImageRecord | None:
         """The newest image record when it is of just this pair, else None.

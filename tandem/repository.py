@@ -190,10 +190,30 @@ class Repository:
     def _stream(self, key: str, file: File, stream: BinaryIO, progress: Progress | None) -> None:
         # Hashed as it is sent: what changed since it was read must not keep this name.
         counted = _Hashed(stream)
-        self.store.put(key, cast(BinaryIO, counted), if_absent=True, progress=progress)
+        conflict: Conflict | None = None
+        try:
+            self.store.put(key, cast(BinaryIO, counted), if_absent=True, progress=progress)
+        except Conflict as problem:
+            conflict = problem
+            if not counted.used:
+                raise
         if counted.hexdigest() != file.sha256:
-            self.store.delete(key)
+            # After a lost answer the conflict may be with our own write; another's is right.
+            if conflict is None or not self._is_whole(key, file.sha256):
+                self.store.delete(key)
             raise PackageError(f"{file.path}: changed while it was being published")
+        if conflict is not None:
+            raise conflict
+
+    def _is_whole(self, key: str, sha256: str) -> bool:
+        """Whether the store has just that content; read in chunks."""
+        found = hashlib.sha256()
+        try:
+            for chunk in self.store.get(key):
+                found.update(chunk)
+        except NotFound:
+            return True
+        return found.hexdigest() == sha256
 
     # --- finding ---
 
@@ -359,8 +379,12 @@ class Repository:
             marks = msgspec.json.decode(self.store.read(marks_key)[0], type=dict[str, float])
         except (NotFound, msgspec.MsgspecError):
             marks = {}
-        marks = {sha256: marks.get(sha256, time.time()) for sha256 in sorted(stored)}
-        due = [sha256 for sha256, since in marks.items() if time.time() - since >= grace]
+        # By the store's clock, which all who prune share: one's own may be wrong.
+        self.store.put(marks_key, msgspec.json.encode(marks))
+        told = self.store.head(marks_key)
+        now = told.modified if told and told.modified is not None else time.time()
+        marks = {sha256: marks.get(sha256, now) for sha256 in sorted(stored)}
+        due = [sha256 for sha256, since in marks.items() if now - since >= grace]
         for sha256 in due:
             self.store.delete(self._blob(sha256))
             del marks[sha256]
@@ -480,8 +504,10 @@ class _Hashed:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
+        self.used = False
 
     def read(self, size: int = -1) -> bytes:
+        self.used = True
         data = self._stream.read(size)
         self._sha256.update(data)
         return data
@@ -511,7 +537,10 @@ def _decode(data: bytes, key: str) -> _Record:
 
 def _version(data: bytes, key: str) -> Version:
     record = _decode(data, key)
-    manifest, digest = packages.decode_manifest(bytes(record.manifest))
+    try:
+        manifest, digest = packages.decode_manifest(bytes(record.manifest))
+    except PackageError as problem:
+        raise PackageError(f"{key}: {problem}") from None
     if digest != record.digest:
         raise PackageError(f"{key}: its manifest has another digest than it says")
     return Version(

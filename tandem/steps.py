@@ -169,7 +169,7 @@ def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> Ap
 
 def _make_app_image(project: Project, folder: Path, build: AppBuild) -> AppBuild:
     from tandem.oci.app_image import make_app_image
-    from tandem.oci.attest import attach_materials
+    from tandem.oci.attest import attach_materials, signing_key
     from tandem.oci.image import digest_of, push
 
     recipe, lock = build.recipe, folder / build.recipe.lock
@@ -196,7 +196,9 @@ def _make_app_image(project: Project, folder: Path, build: AppBuild) -> AppBuild
         mount_from=made.mount_from,
         progress=_uploading(),
     )
-    attach_materials(project.registry, made.image, made.components, app=project.app)
+    attach_materials(
+        project.registry, made.image, made.components, app=project.app, signer=signing_key()
+    )
     return msgspec.structs.replace(
         build,
         image=made.image.digest,
@@ -701,13 +703,13 @@ def prune(project: Project, *, dry_run: bool = False) -> CleanUp:
     from tandem.oci.prune import prune as prune_images
 
     number = project.settings.keep
-    releases = list(project.ledger.releases.newest_first())
+    releases = project.ledger.releases.all()
     good, _ = project.ledger.newest_good_image()
     live = project.target.current()
     keep = {record.image for record in releases}
     keep |= {good.digest} if good else set()
     keep |= {live.digest} if live else set()
-    images = list(project.ledger.images.newest_first())
+    images = project.ledger.images.all()
     pruned = prune_images(
         project.registry,
         [record.digest for record in images],

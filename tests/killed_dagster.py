@@ -12,9 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
-import dagster as dg
 from tiny import Tiny
 
+from orchestration import recovery
 from orchestration.definitions import build_defs
 from orchestration.needed import release_needed
 
@@ -32,7 +32,7 @@ def main(folder: str, port: str) -> int:
     log.addHandler(handler)
     tiny = Tiny(Path(folder), TANDEM_TARGET=f"process:{port}")
     defs = build_defs(apps=[tiny.app], resource_overrides={"tandem": tiny.tandem})
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with recovery.opened(home) as instance:
         outcome = release_needed(
             defs, tiny.app, tiny.project, instance, say=lambda text: print(text, flush=True)
         )

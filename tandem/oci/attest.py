@@ -7,11 +7,12 @@ referrers API (CNCF distribution 2.8, an image layout folder), they are listed u
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -29,8 +30,11 @@ PROVENANCE = "application/vnd.in-toto+json"
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
+BILL = "https://cyclonedx.org/bom"
+"""The predicate type of a bill of materials in a statement, so that it can be signed."""
 LARGEST = 16 << 20
 TRIES = 8
+log = logging.getLogger("tandem")
 _LISTING = threading.Lock()
 """The threads of one process take turns."""
 
@@ -153,6 +157,17 @@ def _license(words: str) -> dict[str, Any]:
         return {"license": {"name": words}}
 
 
+def bill_statement(name: str, digest: str, document: bytes) -> bytes:
+    """An in-toto statement that a bill of materials is about an image: what is signed of it."""
+    statement = {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}}],
+        "predicateType": BILL,
+        "predicate": msgspec.Raw(document),
+    }
+    return msgspec.json.encode(statement)
+
+
 def components_of(data: bytes) -> list[Component]:
     """The libraries that a bill of materials lists."""
     found = []
@@ -270,7 +285,7 @@ def opened(envelope: bytes, key: Any | None) -> tuple[bytes, bool | None]:
     try:
         found = Envelope.from_dict(msgspec.json.decode(envelope))
     except (msgspec.MsgspecError, FormatError, KeyError, TypeError, ValueError):
-        raise RegistryError("the signed provenance is not a DSSE envelope") from None
+        raise RegistryError("the signed statement is not a DSSE envelope") from None
     if key is None:
         return found.payload, None
     try:
@@ -401,57 +416,158 @@ def read_artifact(registry: Registry, referrer: Referrer, subject: str) -> tuple
         raise RegistryError(f"{referrer.digest} is not an artifact manifest") from None
 
 
-def find(registry: Registry, digest: str, artifact_type: str) -> tuple[str, bytes] | None:
-    """The first artifact of a type about an image."""
+def artifacts(registry: Registry, digest: str, artifact_type: str) -> Iterator[tuple[str, bytes]]:
+    """All artifacts of a type about an image: media type and content.
+
+    One that cannot be read hides no other: its error is raised only when none could be.
+    """
+    problem: RegistryError | None = None
+    readable = False
     for one in referrers(registry, digest):
-        if one.artifact_type == artifact_type:
-            return read_artifact(registry, one, digest)
-    return None
+        if one.artifact_type != artifact_type:
+            continue
+        try:
+            found = read_artifact(registry, one, digest)
+        except RegistryError as told:
+            problem = problem or told
+            continue
+        readable = True
+        yield found
+    if problem and not readable:
+        raise problem
 
 
-def signed_provenance(registry: Registry, digest: str, key: Any) -> bytes | None:
-    """The first statement about an image that `key` signed, among all that lie there.
+def find(registry: Registry, digest: str, artifact_type: str) -> tuple[str, bytes] | None:
+    """The first artifact of a type about an image that can be read."""
+    return next(artifacts(registry, digest, artifact_type), None)
 
-    What others put there, unsigned or signed by somebody else, neither counts nor is in the way.
+
+def signed(registry: Registry, digest: str, artifact_type: str, key: Any) -> Iterator[bytes]:
+    """The statements of a type beside an image that `key` signed, whatever they say.
+
+    What others put there, unsigned, damaged or signed by somebody else, is not among them.
     """
     for one in referrers(registry, digest):
-        if one.artifact_type != PROVENANCE:
+        if one.artifact_type != artifact_type:
             continue
         try:
             media_type, data = read_artifact(registry, one, digest)
-            if media_type == ENVELOPE and (found := opened(data, key))[1]:
-                return found[0]
+            statement, good = opened(data, key) if media_type == ENVELOPE else (b"", False)
         except RegistryError:
             continue  # not an artifact that can be read: nobody's statement
+        if good:
+            yield statement
+
+
+def signed_provenance(
+    registry: Registry, image: Image, digest: str, key: Any
+) -> tuple[bytes | None, list[str]]:
+    """The first provenance signed by `key` that is right about the image; else what is wrong.
+
+    One of another image, signed by the same key and put here, is not in the way of the right one.
+    """
+    problems: list[str] = []
+    for statement in signed(registry, digest, PROVENANCE, key):
+        try:
+            wrong = _differences(msgspec.json.decode(statement), image, digest)
+        except (msgspec.MsgspecError, KeyError, TypeError, IndexError, AttributeError) as problem:
+            wrong = [f"the signed provenance cannot be read: {problem}"]
+        if not wrong:
+            return statement, []
+        problems = problems or wrong
+    return None, problems
+
+
+def signed_bill(registry: Registry, digest: str, key: Any) -> bytes | None:
+    """The first bill of materials that `key` signed for just this image."""
+    sha256 = digest.removeprefix("sha256:")
+    for data in signed(registry, digest, SBOM, key):
+        try:
+            statement = msgspec.json.decode(data, type=_BillStatement)
+        except msgspec.MsgspecError:
+            continue
+        about = [one.digest.get("sha256") for one in statement.subject]
+        if statement.predicate_type == BILL and sha256 in about:
+            return bytes(statement.predicate)
     return None
 
 
+class _Subject(msgspec.Struct, frozen=True):
+    digest: dict[str, str]
+
+
+class _BillStatement(msgspec.Struct, frozen=True, rename="camel"):
+    subject: list[_Subject]
+    predicate_type: str
+    predicate: msgspec.Raw
+
+
 def require_signed(registry: Registry, digest: str, key: Any) -> None:
-    """Raise `RegistryError` unless a statement that `key` signed names this image as it is.
+    """Raise `RegistryError` unless `key` signed a provenance and a bill of materials of this image.
 
     Raises `RegistryError` too when the registry cannot be asked.
     """
     where = registry.reference(digest)
-    statement = signed_provenance(registry, digest, key)
-    if statement is None:
-        raise RegistryError(
-            f"{where} has no provenance signed by the key that is set: pack it again with "
-            "TANDEM_SIGNING_KEY"
-        )
-    try:
-        wrong = _differences(msgspec.json.decode(statement), pull(registry, digest), digest)
-    except (msgspec.MsgspecError, KeyError, TypeError, IndexError) as problem:
-        wrong = [f"the signed provenance cannot be read: {problem}"]
+    again = "by the key that is set: pack it again with TANDEM_SIGNING_KEY"
+    statement, wrong = signed_provenance(registry, pull(registry, digest), digest, key)
     if wrong:
         raise RegistryError(f"{where}: {'; '.join(wrong)}")
+    if statement is None:
+        raise RegistryError(f"{where} has no provenance signed {again}")
+    if signed_bill(registry, digest, key) is None:
+        raise RegistryError(f"{where} has no bill of materials signed {again}")
 
 
 def attach_materials(
-    registry: Registry, image: Image, components: Iterable[Component], *, app: str
+    registry: Registry,
+    image: Image,
+    components: Iterable[Component],
+    *,
+    app: str,
+    signer: Any | None = None,
 ) -> None:
     """Put the bill of materials of an app image beside it, where `attest` finds it later."""
     document = bill_of_materials(app, components)
-    attach(registry, image, [(SBOM, SBOM, document)])
+    attach(registry, image, [_bill(registry, image.digest, document, signer)])
+
+
+def _bill(
+    registry: Registry, digest: str, document: bytes, signer: Any | None
+) -> tuple[str, str, bytes]:
+    if signer is None:
+        return SBOM, SBOM, document
+    return SBOM, ENVELOPE, sign(bill_statement(registry.url, digest, document), signer)
+
+
+def _listed(registry: Registry, digest: str, key: Any | None) -> list[Component]:
+    """The libraries of an image, by the bill of materials that `key` signed, else by any that can
+    be read (one made before a key was set).
+    """
+    if key is not None and (document := signed_bill(registry, digest, key)) is not None:
+        return components_of(document)
+    problem: Exception | None = None
+    for media_type, data in artifacts(registry, digest, SBOM):
+        try:
+            found = components_of(_document(media_type, data))
+        except (msgspec.MsgspecError, KeyError, AttributeError, TypeError, RegistryError) as told:
+            problem = problem or told
+            continue
+        if found:
+            if key is not None:
+                log.warning(
+                    "%s: its bill of materials is not signed by the key that is set", digest
+                )
+            return found
+    if problem is not None:
+        raise RegistryError(f"the bill of materials of {digest} cannot be read: {problem}")
+    return []
+
+
+def _document(media_type: str, data: bytes) -> bytes:
+    """The bill of materials of an artifact, out of its envelope where it is in one."""
+    if media_type != ENVELOPE:
+        return data
+    return bytes(msgspec.json.decode(opened(data, None)[0], type=_BillStatement).predicate)
 
 
 def attest(
@@ -466,32 +582,36 @@ def attest(
     """Put bill of materials and provenance beside an image that is in the registry.
 
     The components are those of `app_image` (the digest of the image without the model) when they
-    are not given. With a `signer` the provenance is signed, also where an unsigned one lies there
+    are not given. With a `signer` both are signed, also where unsigned ones or others' lie there
     already. An image that has both already is left as it is.
     """
-    artifacts: list[tuple[str, str, bytes]] = []
+    key = signer.public_key if signer else None
+    made: list[tuple[str, str, bytes]] = []
     with ThreadPoolExecutor(2) as pool:
         asked = pool.submit(referrers, registry, image.digest)
         of_app = None
         if components is None and app_image:
-            of_app = pool.submit(find, registry, app_image, SBOM)
+            of_app = pool.submit(_listed, registry, app_image, key)
         there = {one.artifact_type for one in asked.result()}
-        found = of_app.result() if of_app else None
-    if SBOM not in there:
-        if components is None:
-            components = components_of(found[1]) if found else []
-        document = bill_of_materials(facts.app, components, facts=facts)
-        artifacts.append((SBOM, SBOM, document))
+        found = of_app.result() if of_app else []
+    listed = SBOM in there
+    if listed and key is not None:
+        listed = signed_bill(registry, image.digest, key) is not None
+    if not listed:
+        document = bill_of_materials(
+            facts.app, found if components is None else components, facts=facts
+        )
+        made.append(_bill(registry, image.digest, document, signer))
     stated = PROVENANCE in there
-    if stated and signer:
-        stated = signed_provenance(registry, image.digest, signer.public_key) is not None
+    if stated and key is not None:
+        stated = signed_provenance(registry, image, image.digest, key)[0] is not None
     if not stated:
         statement = provenance(registry.url, image.digest, facts)
         if signer:
-            artifacts.append((PROVENANCE, ENVELOPE, sign(statement, signer)))
+            made.append((PROVENANCE, ENVELOPE, sign(statement, signer)))
         else:
-            artifacts.append((PROVENANCE, PROVENANCE, statement))
-    return attach(registry, image, artifacts) if artifacts else []
+            made.append((PROVENANCE, PROVENANCE, statement))
+    return attach(registry, image, made) if made else []
 
 
 # --- verifying ------------------------------------------------------------------------------------
@@ -521,7 +641,7 @@ def verify(
         _layers(registry, image, deep=deep),
         _settings(image),
         _labels(image),
-        _materials(registry, digest),
+        _materials(registry, digest, key),
         *_provenance(registry, image, digest, key),
     ]
     return Report(reference=registry.reference(digest), digest=digest, findings=tuple(findings))
@@ -561,13 +681,20 @@ def _labels(image: Image) -> Finding:
     return Finding(name="labels", ok=not missing, text=text)
 
 
-def _materials(registry: Registry, digest: str) -> Finding:
+def _materials(registry: Registry, digest: str, key: Any | None) -> Finding:
     try:
-        found = find(registry, digest, SBOM)
-        if found is None:
-            return Finding(name="sbom", ok=False, text="no bill of materials is attached")
-        count = len(components_of(found[1]))
-    except (RegistryError, msgspec.MsgspecError, KeyError, AttributeError) as problem:
+        if key is not None:
+            document = signed_bill(registry, digest, key)
+            if document is None:
+                text = "no bill of materials signed by the key that is set is attached"
+                return Finding(name="sbom", ok=False, text=text)
+        else:
+            found = find(registry, digest, SBOM)
+            if found is None:
+                return Finding(name="sbom", ok=False, text="no bill of materials is attached")
+            document = _document(*found)
+        count = len(components_of(document))
+    except (RegistryError, msgspec.MsgspecError, KeyError, AttributeError, TypeError) as problem:
         text = f"the bill of materials cannot be read: {problem}"
         return Finding(name="sbom", ok=False, text=text)
     text = f"bill of materials: {count} packages" if count else "the bill of materials is empty"
@@ -576,37 +703,60 @@ def _materials(registry: Registry, digest: str) -> Finding:
 
 def _provenance(registry: Registry, image: Image, digest: str, key: Any | None) -> list[Finding]:
     signature = Finding(name="signature", ok=None, text="not asked for: no key is set")
-    unsigned = Finding(name="signature", ok=False, text="the provenance is not signed")
+    if key is not None:
+        return _signed_findings(registry, image, digest, key)
     try:
-        signed = signed_provenance(registry, digest, key) if key else None
-        if signed is not None:
-            text = "the provenance is signed by the key that is set"
-            signature = Finding(name="signature", ok=True, text=text)
-            found: tuple[str, bytes] | None = (PROVENANCE, signed)
-        else:
-            found = find(registry, digest, PROVENANCE)
+        found = find(registry, digest, PROVENANCE)
         if found is None:
             text = "no provenance is attached"
-            return [
-                Finding(name="provenance", ok=False, text=text),
-                unsigned if key else signature,
-            ]
+            return [Finding(name="provenance", ok=False, text=text), signature]
         media_type, data = found
         if media_type == ENVELOPE:
-            data, good = opened(data, key)
+            data, _ = opened(data, None)
             text = "the provenance is signed; no key is set to check it"
-            if good is not None:
-                text = f"the provenance is {'' if good else 'not '}signed by the key that is set"
-            signature = Finding(name="signature", ok=good, text=text)
-        elif key and signed is None:
-            signature = unsigned
-        statement = msgspec.json.decode(data)
-        wrong = _differences(statement, image, digest)
-    except (RegistryError, msgspec.MsgspecError, KeyError, TypeError, IndexError) as problem:
+            signature = Finding(name="signature", ok=None, text=text)
+        wrong = _differences(msgspec.json.decode(data), image, digest)
+    except _UNREADABLE as problem:
         text = f"the provenance cannot be read: {problem}"
         return [Finding(name="provenance", ok=False, text=text), signature]
     text = "; ".join(wrong) or "provenance names this digest, commit and model"
     return [Finding(name="provenance", ok=not wrong, text=text), signature]
+
+
+_UNREADABLE = (
+    RegistryError, msgspec.MsgspecError, KeyError, TypeError, IndexError, AttributeError
+)  # fmt: skip
+"""What a provenance that is none raises when it is looked at."""
+
+
+def _signed_findings(registry: Registry, image: Image, digest: str, key: Any) -> list[Finding]:
+    """With a key only what it signed counts."""
+    statement, wrong = signed_provenance(registry, image, digest, key)
+    if statement is not None or wrong:
+        text = "; ".join(wrong) or "provenance names this digest, commit and model"
+        signature = "the provenance is signed by the key that is set"
+        return [
+            Finding(name="provenance", ok=not wrong, text=text),
+            Finding(name="signature", ok=True, text=signature),
+        ]
+    try:
+        found = find(registry, digest, PROVENANCE)
+    except RegistryError as problem:
+        text = f"the provenance cannot be read: {problem}"
+        return [
+            Finding(name="provenance", ok=False, text=text),
+            Finding(name="signature", ok=False, text="the provenance is not signed"),
+        ]
+    if found is None:
+        return [
+            Finding(name="provenance", ok=False, text="no provenance is attached"),
+            Finding(name="signature", ok=False, text="the provenance is not signed"),
+        ]
+    how = " by the key that is set" if found[0] == ENVELOPE else ""
+    return [
+        Finding(name="provenance", ok=None, text="not compared: nobody we trust says it"),
+        Finding(name="signature", ok=False, text=f"the provenance is not signed{how}"),
+    ]
 
 
 def _differences(statement: Any, image: Image, digest: str) -> list[str]:

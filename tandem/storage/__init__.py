@@ -20,12 +20,14 @@ CHUNK = 4 * 2**20
 
 class Stat(msgspec.Struct, frozen=True):
     """What the store knows of one object: `size` in bytes, `etag` opaque (changes with the
-    content).
+    content), `modified` by the store's own clock, in seconds since 1970 (None after a `put`, which
+    is not told it everywhere).
     """
 
     key: str
     size: int
     etag: str
+    modified: float | None = None
 
 
 class Store(Protocol):

@@ -44,7 +44,7 @@ class AzureStore(RemoteStore):
 
     def _head(self, key: str) -> Stat:
         told = self._blob(key).get_blob_properties()
-        return Stat(key, told.size, told.etag)
+        return Stat(key, told.size, told.etag, told.last_modified.timestamp())
 
     def _read(self, key: str) -> tuple[bytes, str]:
         stream = self._blob(key).download_blob()
@@ -105,7 +105,7 @@ class AzureStore(RemoteStore):
             for blob in page:
                 key = blob.name.removeprefix(self.prefix)
                 if key > after:
-                    yield Stat(key, blob.size, blob.etag)
+                    yield Stat(key, blob.size, blob.etag, blob.last_modified.timestamp())
             marker = pages.continuation_token
             if not marker:
                 return

@@ -177,7 +177,8 @@ class FolderStore:
 
 
 def _stat(key: str, stat: os.stat_result) -> Stat:
-    return Stat(key, stat.st_size, f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}")
+    etag = f"{stat.st_ino:x}-{stat.st_mtime_ns:x}-{stat.st_size:x}"
+    return Stat(key, stat.st_size, etag, stat.st_mtime)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -28,7 +28,8 @@ class S3Store(RemoteStore):
 
     def _head(self, key: str) -> Stat:
         told = self._client.head_object(**self._where(key))
-        return Stat(key, told["ContentLength"], told["ETag"])
+        modified = told["LastModified"].timestamp()
+        return Stat(key, told["ContentLength"], told["ETag"], modified)
 
     def _read(self, key: str) -> tuple[bytes, str]:
         told = self._client.get_object(**self._where(key))
@@ -103,7 +104,8 @@ class S3Store(RemoteStore):
                 ),
             )
             for item in page.get("Contents", ()):
-                yield Stat(item["Key"].removeprefix(self.prefix), item["Size"], item["ETag"])
+                key, modified = item["Key"], item["LastModified"].timestamp()
+                yield Stat(key.removeprefix(self.prefix), item["Size"], item["ETag"], modified)
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}

@@ -6,10 +6,12 @@ import hashlib
 import io
 import os
 import random
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from stores import azurite_store, emptied, moto
 
@@ -65,7 +67,14 @@ def test_what_was_put_is_read_back(store: Store) -> None:
     told = store.put("a/b.json", b"content")
     data, etag = store.read("a/b.json")
     assert (data, etag) == (b"content", told.etag)
-    assert store.head("a/b.json") == told
+    found = store.head("a/b.json")
+    assert found is not None
+    assert found.modified is not None
+    assert abs(found.modified - time.time()) < 60
+    assert msgspec.structs.replace(told, modified=found.modified) == found
+    # Azure's listing gives the ETag without its quotation marks.
+    listed = [(one.key, one.size, one.modified) for one in store.list("a/")]
+    assert listed == [(found.key, found.size, found.modified)]
     assert whole(store, "a/b.json") == b"content"
 
 

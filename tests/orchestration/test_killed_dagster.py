@@ -168,7 +168,7 @@ def test_who_waits_for_a_living_run_says_for_whom_and_ends_at_sigterm(release: R
             run = release_run(instance, processes.identity(other.pid))
             started = time.monotonic()
             said = release.killed_at("waiting for run", signal.SIGTERM)
-            assert f"waiting for run {run.run_id[:8]} (tiny_release, process {other.pid})" in said
+            assert f"waiting for run {run.run_id[:8]} (tiny_release, process {other.pid}, " in said
             assert time.monotonic() - started < 60
         finally:
             other.kill()
@@ -191,12 +191,70 @@ def release_run(instance: dg.DagsterInstance, process: str) -> dg.DagsterRun:
 
 def test_a_run_of_another_machine_is_left_alone() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        boot, namespace, pid, ticks = processes.identity().split("/")
+        boot, namespace, pid, ticks = processes.identity().split("/")[:4]
         for mark in (f"other/{namespace}/{pid}/1", f"{boot}/1/{pid}/1", "garbage"):
             release_run(instance, mark)
         assert recovery.end_dead_runs(instance) == []
         release_run(instance, f"{boot}/{namespace}/{pid}/{int(ticks) - 1}")
         assert len(recovery.end_dead_runs(instance)) == 1, "the pid is of another process now"
+
+
+def test_a_run_from_before_the_machine_was_restarted_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        namespace, pid, ticks = processes.identity().split("/")[1:4]
+        for here, there, dead in (("m", "m", True), ("m", "other", False), ("", "", False)):
+            monkeypatch.setattr(processes, "_machine", lambda here=here: here)
+            mark = f"an-earlier-start/{namespace}/{pid}/{ticks}" + (f"/{there}" if there else "")
+            release_run(instance, mark)
+            assert bool(recovery.end_dead_runs(instance)) is dead, (here, there)
+
+
+def test_another_machines_run_is_waited_for_no_longer_than_a_run_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        foreign = release_run(instance, "other/1/2/3")
+        mine = release_run(instance, processes.identity())
+        monkeypatch.setattr(recovery, "LONGEST", -3600)
+        assert recovery.end_dead_runs(instance) == [
+            f"run {foreign.run_id[:8]} (tiny_release): its time is over"
+        ]
+        left = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        assert [run.run_id for run in left] == [mine.run_id], "a living run of ours ends itself"
+
+
+def test_of_two_releases_at_the_same_moment_one_waits_for_the_other(release: Release) -> None:
+    first = release.start()
+    release.log = release.log.with_name("second.log")
+    second = release.start()
+    try:
+        assert (first.wait(timeout=120), second.wait(timeout=120)) == (0, 0)
+    finally:
+        first.kill()
+        second.kill()
+    release.check_end()
+    with release.instance() as instance:
+        jobs = sorted(run.job_name for run in instance.get_runs())
+    assert jobs == ["tiny_build", "tiny_release"], "the second found nothing to do"
+
+
+def test_a_killed_release_holds_no_lock_and_who_waits_for_it_ends_at_sigterm(
+    release: Release,
+) -> None:
+    holder = release.start()
+    while "tiny_build: " not in release.log.read_text():
+        time.sleep(0.01)
+    holder.send_signal(signal.SIGSTOP)
+    log, release.log = release.log, release.log.with_name("second.log")
+    said = release.killed_at("waiting for another release", signal.SIGTERM)
+    assert f"process {holder.pid}, started " in said
+    holder.kill()
+    holder.wait()
+    release.log = log
+    release.finish()
+    release.check_end()
 
 
 def test_old_runs_are_forgotten_and_the_newest_kept() -> None:
@@ -216,7 +274,7 @@ def test_old_runs_are_forgotten_and_the_newest_kept() -> None:
 
 def test_who_follows_the_output_of_a_dead_run_is_ended_with_it(tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        boot, namespace, pid, ticks = processes.identity().split("/")
+        boot, namespace, pid, ticks = processes.identity().split("/")[:4]
         run = release_run(instance, f"{boot}/{namespace}/{pid}/{int(ticks) - 1}")
         log = tmp_path / run.run_id / "compute_logs" / "step.err"
         log.parent.mkdir(parents=True)

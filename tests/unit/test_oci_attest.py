@@ -222,7 +222,10 @@ def test_signed_provenance_is_accepted_by_its_key_only(registry, image):
 def test_unsigned_provenance_is_missing_a_signature_where_a_key_is_set(registry, image):
     attest(registry, image, FACTS, components=COMPONENTS)
     key = checking_key({"TANDEM_VERIFY_KEY": pem()[1]})
-    assert verify(registry, "one", key=key).missing == ["the provenance is not signed"]
+    assert verify(registry, "one", key=key).missing == [
+        "no bill of materials signed by the key that is set is attached",
+        "the provenance is not signed",
+    ]
 
 
 def test_an_unsigned_statement_that_lies_there_neither_passes_nor_blocks_signing(registry, image):
@@ -238,6 +241,77 @@ def test_an_unsigned_statement_that_lies_there_neither_passes_nor_blocks_signing
     require_signed(registry, image.digest, key)
     assert verify(registry, "one", key=key).ok
     assert attest(registry, image, FACTS, components=COMPONENTS, signer=signer) == []
+
+
+def keys():
+    private, public = pem()
+    signer = signing_key({"TANDEM_SIGNING_KEY": private})
+    return signer, checking_key({"TANDEM_VERIFY_KEY": public})
+
+
+def test_a_statement_of_another_image_that_was_put_there_blocks_nothing(registry, image):
+    from tandem.oci.attest import ENVELOPE, provenance, sign
+
+    signer, key = keys()
+    elsewhere = sign(provenance("x", "sha256:" + "0" * 64, FACTS), signer)
+    attach(registry, image, [(PROVENANCE, ENVELOPE, elsewhere)])
+    attest(registry, image, FACTS, components=COMPONENTS, signer=signer)
+    require_signed(registry, image.digest, key)
+    assert verify(registry, "one", key=key).ok
+
+
+@pytest.mark.parametrize("whose", ["nobody", "another key", "another image"])
+def test_a_bill_of_materials_that_the_key_did_not_sign_neither_passes_nor_blocks(
+    registry, image, whose
+):
+    from tandem.oci.attest import ENVELOPE, bill_statement, provenance, sign
+
+    signer, key = keys()
+    forged = bill_of_materials("evil", COMPONENTS[:1])
+    digest = image.digest if whose == "another key" else "sha256:" + "0" * 64
+    by = keys()[0] if whose == "another key" else signer
+    put = (SBOM, SBOM, forged)
+    if whose != "nobody":
+        put = (SBOM, ENVELOPE, sign(bill_statement("x", digest, forged), by))
+    good = sign(provenance("x", image.digest, FACTS), signer)
+    attach(registry, image, [put, (PROVENANCE, ENVELOPE, good)])
+    with pytest.raises(RegistryError, match="no bill of materials signed by the key"):
+        require_signed(registry, image.digest, key)
+    assert not verify(registry, "one", key=key).ok
+    attest(registry, image, FACTS, components=COMPONENTS, signer=signer)
+    require_signed(registry, image.digest, key)
+    found = {one.name: one.text for one in verify(registry, "one", key=key).findings}
+    assert found["sbom"] == "bill of materials: 2 packages"
+
+
+def test_a_signed_provenance_is_no_bill_of_materials(registry, image):
+    from tandem.oci.attest import ENVELOPE, provenance, sign
+
+    signer, key = keys()
+    good = sign(provenance("x", image.digest, FACTS), signer)
+    attach(registry, image, [(SBOM, ENVELOPE, good), (PROVENANCE, ENVELOPE, good)])
+    with pytest.raises(RegistryError, match="no bill of materials signed"):
+        require_signed(registry, image.digest, key)
+
+
+def test_signed_materials_of_the_app_image_come_before_those_that_others_put_there(registry, image):
+    app, sources = small_image(b"app")
+    push(registry, app, sources, tag="app")
+    signer, key = keys()
+    attach(registry, app, [(SBOM, SBOM, bill_of_materials("evil", COMPONENTS[:1]))])
+    attach_materials(registry, app, COMPONENTS, app="digits", signer=signer)
+    attest(registry, image, FACTS, app_image=app.digest, signer=signer)
+    found = {one.name: one.text for one in verify(registry, "one", key=key).findings}
+    assert found["sbom"] == "bill of materials: 2 packages"
+
+
+def test_materials_that_cannot_be_read_hide_no_others(registry, image):
+    app, sources = small_image(b"app")
+    push(registry, app, sources, tag="app")
+    attach(registry, app, [(SBOM, SBOM, b"no json")])
+    attach_materials(registry, app, COMPONENTS, app="digits")
+    attest(registry, image, FACTS, app_image=app.digest)
+    assert components_of(find(registry, image.digest, SBOM)[1]) == COMPONENTS
 
 
 def test_a_signed_statement_about_another_image_lets_none_pass(registry, image):

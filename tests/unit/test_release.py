@@ -161,6 +161,35 @@ def test_a_record_that_was_cut_is_one_line(tmp_path: Path) -> None:
     ledger = Ledger(store, "shop")
     image(ledger, "a", 1)
     store.put("apps/shop/images/000002.json", b'{"number": 2, "dig')
-    with pytest.raises(StorageError, match="apps/shop/images: a record there is cut") as caught:
+    with pytest.raises(StorageError, match=r"000002\.json: the record is cut") as caught:
         ledger.images.latest()
     assert "\n" not in str(caught.value)
+
+
+def test_newest_is_by_commit_then_model_and_not_by_which_proof_came_last(ledger: Ledger) -> None:
+    newer_model = image(ledger, "b", 10)
+    newer_commit = image(ledger, "c", 9)
+    image(ledger, "b", 9)
+    last = image(ledger, "rewound", 11)
+    assert ledger.newest_good_image(["c", "b", "a"])[0] == newer_commit
+    assert ledger.newest_good_image(["b", "a"])[0] == newer_model, "a rewound branch"
+    assert ledger.newest_good_image([])[0] == last, "no commit is known: the newest model"
+    assert ledger.newest_good_image()[0] == last
+
+
+def test_in_order_of_commits_the_newest_verdict_on_an_image_counts(ledger: Ledger) -> None:
+    old = image(ledger, "a", 1)
+    image(ledger, "b", 2)
+    bad = image(ledger, "b", 2, good=False)
+    image(ledger, "a", 1)
+    found, passed_over = ledger.newest_good_image(["b", "a"])
+    assert found is not None
+    assert found.digest == old.digest
+    assert [p.which for p in passed_over] == [bad.digest]
+
+
+def test_all_records_are_the_same_as_one_by_one(ledger: Ledger) -> None:
+    assert ledger.images.all() == []
+    for version in range(1, 21):
+        image(ledger, "a", version)
+    assert ledger.images.all() == list(ledger.images.newest_first())

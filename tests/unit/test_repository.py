@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from stores import CountingStore, MemoryStore
 
 from tandem import package as packages
 from tandem import publish
-from tandem.errors import NotFound, PackageError, StorageError
+from tandem import repository as repositories
+from tandem.errors import Conflict, NotFound, PackageError, StorageError
 from tandem.package import Package
 from tandem.repository import Repository
 from tandem.storage import Store, open_store
@@ -509,3 +512,88 @@ def test_publish_finds_the_store_in_the_environment(
 def test_publish_refuses_a_name_that_is_no_name(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="model name"):
         publish(tmp_path, name="../etc", store=f"file:{tmp_path}/store")
+
+
+class LosesAnswers(MemoryStore):
+    """A store whose streamed create-only writes are done, answered by nobody, and tried again."""
+
+    def put(self, key, data, **options):  # type: ignore[no-untyped-def]
+        stat = super().put(key, data, **options)
+        if options.get("if_absent") and not isinstance(data, bytes):
+            raise Conflict(f"memory: {key} is there already")
+        return stat
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["own write", "another's right content"])
+def test_a_file_that_changed_is_not_kept_when_the_answer_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    monkeypatch.setattr(repositories, "SMALL", 0)
+    store = LosesAnswers()
+    repository = Repository(store, "tiny")
+    made = package(tmp_path)
+    file = made.manifest.files[0]
+    path = made.folder / file.path
+    right = path.read_bytes()
+    path.write_bytes(b"x" * len(right))
+    key = f"models/tiny/blobs/sha256/{file.sha256}"
+    if others:
+        # There only after we looked: as when two publish at the same moment.
+        look = store.head
+        monkeypatch.setattr(store, "head", lambda k: None if k == key else look(k))
+        store.objects[key] = (right, "theirs")
+    with pytest.raises(PackageError, match="changed while it was being published"):
+        repository.publish(made)
+    assert (key in store.objects) is others
+    if not others:
+        path.write_bytes(right)
+        assert repository.publish(made)[0].number == 1
+        assert store.objects[key][0] == right
+
+
+def test_a_version_of_another_tandem_is_named_by_its_key(tmp_path: Path) -> None:
+    store = MemoryStore()
+    repository = Repository(store, "tiny")
+    repository.publish(package(tmp_path))
+    record = b'{"number":2,"digest":"x","created":"","publisher":"","manifest":{}}'
+    store.put("models/tiny/versions/000002.json", record)
+    with pytest.raises(PackageError, match=r"versions/000002\.json") as caught:
+        repository.latest()
+    assert "\n" not in str(caught.value)
+
+
+def test_all_records_are_read_side_by_side_and_never_more_than_a_few_at_once() -> None:
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    class Watched(MemoryStore):
+        def read(self, key: str) -> tuple[bytes, str]:
+            nonlocal under_way, most
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            time.sleep(0.005)
+            with lock:
+                under_way -= 1
+            return super().read(key)
+
+    log = NumberedLog(Watched(), "log")
+    for _ in range(40):
+        log.append(lambda number: b"%d" % number)
+    most = 0
+    assert [number for number, _ in log.all()] == list(range(40, 0, -1))
+    assert 1 < most <= 8
+
+
+def test_files_are_kept_for_the_grace_by_the_clock_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"file:{tmp_path}/store")
+    repository = Repository(store, "tiny")
+    repository.publish(package(tmp_path, 1))
+    stray = hashlib.sha256(b"stray").hexdigest()
+    store.put(f"models/tiny/blobs/sha256/{stray}", b"stray")
+    assert repository.prune((), newest=1).blobs == 0
+    real = time.time
+    monkeypatch.setattr(repositories.time, "time", lambda: real() + 1e6)
+    assert repository.prune((), newest=1).blobs == 0, "this machine's clock is a week ahead"
+    assert repository.prune((), newest=1, grace=0).blobs == 1
