@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def dev(port: int) -> None:
     program = str(Path(sys.executable).with_name("dagster"))
     # A shell ignores Ctrl-C for what it starts in the background, and Dagster would keep to that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    subprocess.Popen([sys.executable, "-m", "orchestration.watchdog", str(os.getpid())])
     # Replaced, not wrapped: a signal reaches Dagster itself.
     os.execv(  # noqa: S606
         program,

@@ -36,7 +36,7 @@ APPS = (
     App(
         name="digits",
         description="Reads handwritten digits; the example.",
-        gate=Gate(metric="accuracy", floor=0.95),
+        gate=Gate(metric="accuracy", floor=0.95, held_out=digits.HELD_OUT),
         training=digits.TrainConfig,
         train=digits.train,
         owners=("team:data-science",),

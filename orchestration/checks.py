@@ -17,9 +17,11 @@ from tandem import steps
 from tandem.release import Proof
 
 MODEL_CHECKS = {
-    "good_enough": "reaches the floor, and is not worse than the live version on the same data",
+    "good_enough": "surely reaches the floor on held-out rows (the application's, else the live "
+    "version's, else its publisher's), and is not worse than what is live on the same ones",
     "loads_safely": "loads with the application's own allow-list, and every file has its digest",
     "answers_match": "gives its recorded answers again, from ONNX as from scikit-learn",
+    "same_interface": "is asked and answers as the commit says, and else as what is live",
 }
 
 

@@ -163,6 +163,8 @@ def _measured(measured: Measured, verdict: Verdict | None) -> Page:
             rows.append(row)
         page["measured"] = _table(rows)
         page["measured_rows"] = measured.rows
+        if measured.whose:
+            page["measured_rows_of"] = measured.whose
     if measured.confusion:
         drawn = pictures.confusion(measured.confusion, measured.labels)
         page["confusion_matrix"] = picture(drawn, "confusion matrix")

@@ -23,6 +23,7 @@ import msgspec
 from tandem import build_tests
 from tandem.build_tests import NO_TESTS, Failure, TestReport
 from tandem.errors import BuildError, NotFound, one_line
+from tandem.interface import Takes
 from tandem.oci import Layer, Transfer
 from tandem.storage import Store
 
@@ -47,6 +48,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     command: list[str]
     tests: bool = True
     """False for a repository that wants no tests, which every report of it then says."""
+    model: Takes | None = None
+    """The model that the code is written for, where it says so."""
 
 
 class AppBuild(msgspec.Struct, frozen=True, kw_only=True):

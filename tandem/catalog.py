@@ -11,6 +11,7 @@ from tandem import gates
 from tandem.errors import TandemError
 from tandem.project import Project
 from tandem.repository import Version
+from tandem.steps import rule
 from tandem.storage.numbered import AT_ONCE
 
 
@@ -49,8 +50,9 @@ def entries(project: Project, *, limit: int = 20) -> list[Entry]:
         released.setdefault(record.model.version, []).append(record.number)
     live = _live_version(project)
     versions = list(itertools.islice(project.models.versions(), limit))
+    by = rule(project)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        verdicts = list(pool.map(lambda version: _verdict(project, version), versions))
+        verdicts = list(pool.map(lambda version: _verdict(project, version, by), versions))
     return [
         Entry(
             version=version.number,
@@ -103,8 +105,8 @@ def _live_version(project: Project) -> int | None:
     return next((r.model.version for r in images if r.digest == live.digest), None)
 
 
-def _verdict(project: Project, version: Version) -> str:
-    verdict = gates.verdict(project.models, version.number)
+def _verdict(project: Project, version: Version, by: gates.Rule) -> str:
+    verdict = gates.standing_verdict(project.models, version, by)
     if verdict is None:
         return "not judged yet"
     return ("accepted" if verdict.accepted else "refused") + (

@@ -21,6 +21,8 @@ BINS = 10
 
 _CLASSES = ("accuracy", "balanced_accuracy", "f1_macro", "log_loss")
 _NUMBERS = ("r2", "mae", "rmse")
+SHARES = ("accuracy", "balanced_accuracy", "f1_macro")
+"""Metrics that are a share of the rows, or a mean of such shares."""
 _LOWER = ("log_loss", "mae", "rmse")
 
 
@@ -49,6 +51,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rows: int = 0
+    whose: str = ""
+    """Who chose these rows."""
     metrics: dict[str, float] = {}
     champion: dict[str, float] = {}
     labels: list[str] = []

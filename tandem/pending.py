@@ -7,12 +7,19 @@ import hashlib
 import msgspec
 
 from tandem import gates
-from tandem.errors import TandemError
+from tandem.errors import NothingToPack
 from tandem.project import Project
 from tandem.release import ImageRecord, PassedOver
 from tandem.repository import Version
 from tandem.source import Commit
-from tandem.steps import is_recorded, newest_green, outdated, tests_in_words
+from tandem.steps import (
+    find_pair,
+    is_recorded,
+    newest_image,
+    outdated,
+    rule,
+    tests_in_words,
+)
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +59,13 @@ def build(project: Project) -> Pending:
     if why := outdated(project, made):
         mark = hashlib.sha256(why.encode()).hexdigest()[:8]
         return Pending(reason=f"commit {commit.short} {why}", key=f"{key}-{mark}", commit=commit)
-    version, _ = gates.newest_accepted(project.models)
+    by = rule(project, made)
+    version, refused = gates.newest_accepted(project.models, by)
     if version is None:
+        why = f"model that is accepted (v{refused[0][0]}: {refused[0][1]})" if refused else ""
         return Pending(
-            reason=f"commit {commit.short} is built, and waits for a first model", commit=commit
+            reason=f"commit {commit.short} is built, and waits for a {why or 'first model'}",
+            commit=commit,
         )
     # A newer model on the same commit is `image`'s to see: each is asked for by one of the two.
     newest = project.ledger.images.latest()
@@ -77,43 +87,31 @@ def image(project: Project, version: Version | None) -> Pending:
     """
     if version is None:
         return Pending(reason=f"no model {project.app} is published yet")
-    found, refused = _newest_not_refused(project)
-    held = ""
-    if refused:
-        held = "; ".join(f"model {over.which} was refused: {over.reason}" for over in refused[:3])
-    if found is None:
-        return Pending(reason=held, held=True)
+    try:
+        pair = find_pair(project, judge=False)
+    except NothingToPack as problem:
+        refused = f"no version of model {project.app} was accepted" in str(problem)
+        words = str(problem) if refused else f"model v{version.number} waits: {problem}"
+        return Pending(reason=words, held=refused)
+    found = pair.version
+    refused_ones = [over for over in pair.passed_over if over.what == "model"]
+    held = "; ".join(f"model {over.which} was refused: {over.reason}" for over in refused_ones[:3])
     newest = project.ledger.images.latest()
     if newest and newest.model.digest == found.digest:
         reason = held or f"nothing changed: model v{found.number} is packed"
         return Pending(reason=reason, held=bool(held), settled=not held)
-    try:
-        green, _ = newest_green(project)
-    except TandemError as problem:
-        return Pending(reason=f"model v{found.number} waits: {problem}", held=bool(held))
-    judged = gates.verdict(project.models, found.number)
+    judged = gates.standing_verdict(project.models, found, rule(project, pair.build))
     return Pending(
         reason=f"model v{found.number} is {'not yet packed' if judged else 'new'}"
         + (f"; {held}" if held else ""),
-        key=f"model-{found.number}-{green.commit[:12]}",
+        key=f"model-{found.number}-{pair.build.commit[:12]}",
         held=bool(held),
     )
 
 
-def _newest_not_refused(project: Project) -> tuple[Version | None, list[PassedOver]]:
-    """The newest version that was accepted or not judged yet, and the refused ones above it."""
-    refused: list[PassedOver] = []
-    for version in project.models.versions():
-        verdict = gates.verdict(project.models, version.number)
-        if verdict is None or verdict.accepted:
-            return version, refused
-        refused.append(PassedOver("model", f"v{version.number}", verdict.reason))
-    return None, refused
-
-
 def release(project: Project) -> Pending:
     """The image that a release would put live, or why there is none. Raises `TandemError`."""
-    found, passed_over = project.ledger.newest_good_image()
+    found, passed_over = newest_image(project)
     if found is None:
         reason = passed_over[0].reason if passed_over else "none was packed yet"
         return Pending(reason=f"no image of {project.app} passed its checks: {reason}")
@@ -147,7 +145,7 @@ def release(project: Project) -> Pending:
 
 def unreleased(project: Project) -> ImageRecord | None:
     """The newest proven image when the newest release is of another one. Asks no target."""
-    found, _ = project.ledger.newest_good_image()
+    found, _ = newest_image(project)
     last = project.ledger.releases.latest()
     return found if found and (last is None or last.image != found.digest) else None
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import msgspec
-
 from tandem.build import Builds
+from tandem.gates import Gate
 from tandem.oci import Registry, open_registry
 from tandem.release import Ledger
 from tandem.repository import Repository
@@ -18,14 +17,7 @@ from tandem.source import Source
 from tandem.storage import Store, open_store
 from tandem.targets import Target, open_target
 
-
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model must reach to be accepted: `metric` at least `floor`, and not worse than what is
-    live.
-    """
-
-    metric: str = "accuracy"
-    floor: float = 0.0
+__all__ = ["Gate", "Project"]
 
 
 class Project:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -97,6 +97,10 @@ class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
 Record = TypeVar("Record", ImageRecord, ReleaseRecord)
 
 
+LOOK_BACK = 16
+"""Images among which the newest is sought by commit and model: older ones were passed long ago."""
+
+
 class Log(Generic[Record]):
     """Numbered records of one kind, each written once and never changed."""
 
@@ -151,54 +155,44 @@ class Ledger:
         self.releases = Log(store, f"apps/{app}/releases", ReleaseRecord)
 
     def newest_good_image(
-        self, history: Sequence[str] | None = None
+        self, history: Sequence[str] = (), newest_model: int | None = None
     ) -> tuple[ImageRecord | None, list[PassedOver]]:
         """The newest image that passed its checks, and the newer ones that did not.
 
-        Of several verdicts on one digest the newest counts. With `history` (the branch's commits,
-        newest first) newest is who holds the newest commit, then the newest model version; images
-        of commits that are not in it come last. Without it the order is that of the records.
+        Newest is who holds the newest commit (of `history`, the branch's commits, newest first),
+        then the newest model version (`newest_model` is the newest there is, where it is known);
+        which proof was written last matters only among the last `LOOK_BACK`. Of several verdicts
+        on one digest the newest counts.
         """
+        records = self.images.newest_first()
+        position = {sha: at for at, sha in enumerate(history)}
+        seen: dict[str, ImageRecord] = {}
+        for record in records:
+            seen.setdefault(record.digest, record)
+            first = (
+                newest_model is not None
+                and record.model.version >= newest_model
+                and position.get(record.app.commit) == 0
+            )
+            if record.good and seen[record.digest] is record and (first or not position):
+                break
+            if len(seen) >= LOOK_BACK and any(one.good for one in seen.values()):
+                break
         passed_over: list[PassedOver] = []
-        refused = set()
-        for record in self._in_order(history):
-            if record.good and record.digest not in refused:
+        for record in sorted(seen.values(), key=lambda one: _place(one, position)):
+            if record.good:
                 return record, passed_over
-            if record.digest in refused:
-                continue
-            refused.add(record.digest)
             reason = "; ".join(p.summary for p in record.proofs if not p.passed)
             passed_over.append(PassedOver("image", record.digest, reason))
         return None, passed_over
 
-    def _in_order(self, history: Sequence[str] | None) -> Iterator[ImageRecord]:
-        if history is None:
-            yield from self.images.newest_first()
-            return
-        verdicts: dict[str, ImageRecord] = {}
-        for record in self.images.all():
-            verdicts.setdefault(record.digest, record)
-        position = {sha: at for at, sha in enumerate(history)}
-        yield from sorted(
-            verdicts.values(),
-            key=lambda one: (
-                position.get(one.app.commit, len(position)),
-                -one.model.version,
-                -one.number,
-            ),
-        )
 
-    def image_of(self, tree: str, commit: str, model_digest: str) -> ImageRecord | None:
-        """The newest image record when it is of just this pair, else None.
-
-        Only the newest counts: after a branch was rewound, the pair must become the newest image
-        again.
-        """
-        newest = self.images.latest()
-        pair = (tree, commit, model_digest)
-        if newest and (newest.app.tree, newest.app.commit, newest.model.digest) == pair:
-            return newest
-        return None
+def _place(record: ImageRecord, position: Mapping[str, int]) -> tuple[int, int, int]:
+    """Where an image stands: one of a commit that is not in the branch comes last."""
+    if not position:
+        return 0, 0, -record.number
+    at = position.get(record.app.commit, len(position))
+    return at, -record.model.version, -record.number
 
 
 def changes(before: ReleaseRecord | None, app: AppRef, model: ModelRef) -> list[str]:

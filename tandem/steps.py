@@ -4,11 +4,12 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,11 @@ from tandem.errors import (
     ImageFault,
     NothingToPack,
     RegistryError,
+    SourceError,
     TandemError,
     TargetError,
 )
+from tandem.interface import Takes
 from tandem.oci import Layer, Transfer
 from tandem.package import Package, locked_versions
 from tandem.project import Project
@@ -138,7 +141,10 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
             made_for=_made_for(project),
             left_out=left_out,
         )
-        if report.passed:
+    if report.passed:
+        # Checked out anew: the tests may have written where they ran.
+        with clean_folder(project.state, "checkouts") as folder:
+            source.checkout(commit.sha, folder)
             build = _make_app_image(project, folder, build)
     project.builds.keep(build)
     return build
@@ -300,15 +306,19 @@ def train(
 
 
 def judge_newest_model(project: Project) -> list[Proof]:
-    """The stored verdict on the newest version; judged now where there is none yet."""
+    """The verdict that stands on the newest version; judged now where there is none yet."""
     version = project.models.latest()
     if version is None:
         return [
-            Proof(name, False, f"no model {project.app} is published yet")
-            for name in ("good_enough", "loads_safely", "answers_match")
+            Proof(name, False, f"no model {project.app} is published yet") for name in gates.CHECKS
         ]
-    verdict = _judge(project, version.number)
+    verdict = _judge(project, version.number, rule(project))
     return [Proof(check.name, check.passed, check.summary) for check in verdict.checks]
+
+
+def expect_judging(project: Project) -> None:
+    """Start what judges a model ahead, as a version is about to be published or judged."""
+    gates.start_ahead(project.state / "models")
 
 
 def _overruled(project: Project, number: int) -> str:
@@ -319,27 +329,32 @@ def _overruled(project: Project, number: int) -> str:
 
 
 def is_judged(project: Project) -> bool:
-    """Whether there is a verdict on the newest version."""
+    """Whether a verdict stands on the newest version."""
     version = project.models.latest()
-    return version is None or gates.verdict(project.models, version.number) is not None
-
-
-def _judge(project: Project, number: int) -> gates.Verdict:
-    champion = project.ledger.releases.latest()
-    try:
-        # A model is judged by the libraries that it would be served with.
-        lock = newest_green(project)[0].locked or None
-    except TandemError:
-        lock = None
-    return gates.judge(
-        project.models,
-        number,
-        floor=project.gate.floor,
-        metric=project.gate.metric,
-        champion=champion.model.version if champion else None,
-        cache=project.state / "models",
-        lock=lock,
+    return version is None or (
+        gates.standing_verdict(project.models, version, rule(project)) is not None
     )
+
+
+def rule(project: Project, build: AppBuild | None = None) -> gates.Rule:
+    """What models are judged by just now, beside the code of `build` (by default the newest green).
+
+    A model is judged by the libraries that it would be served with, and must fit the code.
+    """
+    if build is None:
+        with contextlib.suppress(NothingToPack, SourceError):
+            build = next(green_builds(project)[0], None)
+    champion = project.ledger.releases.latest()
+    return gates.Rule(
+        gate=project.gate,
+        takes=build.recipe.model if build else None,
+        lock=(build.locked or None) if build else None,
+        champion=champion.model.version if champion else None,
+    )
+
+
+def _judge(project: Project, number: int, by: gates.Rule) -> gates.Verdict:
+    return gates.judge(project.models, number, by, cache=project.state / "models")
 
 
 # --- the image
@@ -348,24 +363,57 @@ def _judge(project: Project, number: int) -> gates.Verdict:
 def choose_pair(project: Project) -> Pair:
     """The newest commit of the branch whose tests passed, with the newest model that was accepted.
 
-    Raises `NothingToPack` saying what is missing when there is no such commit or no such model.
+    A commit whose code is written for a model that is not there yet is passed over for an older
+    one. Raises `NothingToPack` saying what is missing when there is no such commit or no such
+    model.
     """
-    build, passed_over = newest_green(project)
+    return find_pair(project, judge=True)
+
+
+def find_pair(project: Project, *, judge: bool) -> Pair:
+    """As `choose_pair`; without `judge` a version that was not judged yet counts as accepted."""
     newest = project.models.latest()
+    builds, passed_over = green_builds(project)
+    tried: list[Takes | None] = []
+    waiting: list[PassedOver] = []
+    first = ""
+    for build in builds:
+        if newest is None:
+            break
+        if build.recipe.model in tried:
+            continue  # a model for it was looked for already
+        tried.append(build.recipe.model)
+        version, refused = _newest_model(project, build, judge=judge)
+        over = [PassedOver("model", f"v{number}", reason) for number, reason in refused]
+        if version is not None:
+            return Pair(build=build, version=version, passed_over=[*passed_over, *waiting, *over])
+        first = first or (f"v{refused[0][0]} was refused, {refused[0][1]}" if refused else "none")
+        waiting.append(PassedOver("commit", build.commit, "it waits for a model that fits it"))
     if newest is None:
         raise NothingToPack(
             f"no model {project.app} is published yet: `tandem publish`, or train one"
         )
-    version, refused = gates.newest_accepted(
-        project.models, judge_missing=lambda number: _judge(project, number)
-    )
-    passed_over += [PassedOver("model", f"v{number}", reason) for number, reason in refused]
-    if version is None:
-        raise NothingToPack(
-            f"no version of model {project.app} was accepted: v{newest.number} was refused, "
-            f"{refused[0][1] if refused else 'see its checks'}"
+    if not tried:
+        reason = passed_over[0].reason if passed_over else "none was built yet"
+        raise NothingToPack(f"no commit of {project.source.branch} passed its tests: {reason}")
+    raise NothingToPack(f"no version of model {project.app} was accepted: {first}")
+
+
+def _newest_model(
+    project: Project, build: AppBuild, *, judge: bool
+) -> tuple[Version | None, list[tuple[int, str]]]:
+    by = rule(project, build)
+    if judge:
+        return gates.newest_accepted(
+            project.models, by, judge_missing=lambda number: _judge(project, number, by)
         )
-    return Pair(build=build, version=version, passed_over=passed_over)
+    refused: list[tuple[int, str]] = []
+    for version in project.models.versions():
+        found = gates.standing_verdict(project.models, version, by)
+        if found is None or found.accepted:
+            return version, refused
+        refused.append((version.number, found.reason))
+    return None, refused
 
 
 def pack(project: Project, *, run_id: str = "") -> Packed:
@@ -433,29 +481,40 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
     return packed
 
 
-def newest_green(project: Project) -> tuple[AppBuild, list[PassedOver]]:
-    """The build of the branch's newest commit whose tests passed, and the newer ones that are red.
+def green_builds(project: Project) -> tuple[Iterator[AppBuild], list[PassedOver]]:
+    """The builds of the branch's commits whose tests passed, newest first, read as asked for.
 
-    Raises `NothingToPack` when there is none.
+    The list has, once the first was asked for, the commits above it that are red.
     """
     passed_over: list[PassedOver] = []
+
+    def found() -> Iterator[AppBuild]:
+        green = False
+        for commit in history(project):
+            build = project.builds.of(commit.tree)
+            if build is None:
+                continue  # a newer commit came in the same moment, or it is not built yet
+            if build.passed:
+                green = True
+                yield msgspec.structs.replace(build, commit=commit.sha, subject=commit.subject)
+            elif not green:
+                why = tests_in_words(build.report)
+                passed_over.append(PassedOver("commit", commit.sha, why))
+
+    return found(), passed_over
+
+
+def history(project: Project) -> list[Commit]:
+    """The commits of the branch, newest first.
+
+    A vanished branch or a remote that is away holds back nobody: what was seen of it last stands.
+    Raises `SourceError` when it was never seen.
+    """
     try:
         project.source.newest()
     except TandemError as problem:
-        # A vanished branch or a remote that is away holds back nobody's model: what was seen of it
-        # still stands.
         log.warning("%s; the commits seen last are used", problem)
-    for commit in project.source.history():
-        build = project.builds.of(commit.tree)
-        if build is None:
-            continue  # a newer commit came in the same moment, or it is not built yet
-        if build.passed:
-            return msgspec.structs.replace(
-                build, commit=commit.sha, subject=commit.subject
-            ), passed_over
-        passed_over.append(PassedOver("commit", commit.sha, tests_in_words(build.report)))
-    reason = passed_over[0].reason if passed_over else "none was built yet"
-    raise NothingToPack(f"no commit of {project.source.branch} passed its tests: {reason}")
+    return project.source.history()
 
 
 def prove(project: Project, packed: Packed, *, run_id: str = "") -> ImageRecord:
@@ -533,8 +592,20 @@ def next_deployment(project: Project) -> DeployRequest:
     return _request(project, _newest_image(project)[0])
 
 
+def newest_image(project: Project) -> tuple[ImageRecord | None, list[PassedOver]]:
+    """The image of the newest commit, then the newest model, that passed its checks, and what was
+    passed over for it.
+    """
+    try:
+        commits = [commit.sha for commit in history(project)]
+    except SourceError:
+        commits = []
+    newest = project.models.latest()
+    return project.ledger.newest_good_image(commits, newest.number if newest else 0)
+
+
 def _newest_image(project: Project) -> tuple[ImageRecord, list[PassedOver]]:
-    image, passed_over = project.ledger.newest_good_image()
+    image, passed_over = newest_image(project)
     if image is None:
         reason = passed_over[0].reason if passed_over else "none was packed yet"
         raise TandemError(f"no image of {project.app} passed its checks: {reason}")
@@ -704,7 +775,7 @@ def prune(project: Project, *, dry_run: bool = False) -> CleanUp:
 
     number = project.settings.keep
     releases = project.ledger.releases.all()
-    good, _ = project.ledger.newest_good_image()
+    good, _ = newest_image(project)
     live = project.target.current()
     keep = {record.image for record in releases}
     keep |= {good.digest} if good else set()

@@ -138,11 +138,14 @@ class Tiny:
 
         return Tandem(overrides=self.settings)
 
-    def commit(self, text: str = "", *, verdict: str = "green", service: str = SERVICE) -> str:
-        """Commit a version of the app and return the commit's hash."""
+    def commit(
+        self, text: str = "", *, verdict: str = "green", service: str = SERVICE, model: str = ""
+    ) -> str:
+        """Commit a version of the app, `model` as TOML of its model; returns the commit's hash."""
+        says = f"\n[tool.tandem.app.model]\n{model}\n" if model else ""
         return self.repository.commit(
             {
-                "pyproject.toml": PYPROJECT.format(name=self.app.name),
+                "pyproject.toml": PYPROJECT.format(name=self.app.name) + says,
                 "lock.txt": "",
                 "check.py": CHECK,
                 "verdict.txt": verdict,
@@ -152,17 +155,19 @@ class Tiny:
             f"say {text}" if text else "change",
         )
 
-    def publish(self, accuracy: float = 0.99, publisher: str = "a notebook") -> Version:
-        """Publish a model; another accuracy makes another version."""
+    def publish(
+        self, accuracy: float = 0.99, publisher: str = "a notebook", **details: Any
+    ) -> Version:
+        """Publish a model that is right on that share of its held-out rows."""
+        given = {"sample": SAMPLE, "held_out": (ROWS, TRUTH), "labels": ["high", "low"]} | details
         return publish(
-            onnx_file(),
+            onnx_file(accuracy),
             name=self.app.name,
-            sample=SAMPLE,
-            labels=["high", "low"],
             metrics={"accuracy": accuracy},
             publisher=publisher,
             store=self.project.store,
             progress=False,
+            **given,
         )
 
     def close(self) -> None:
@@ -175,20 +180,40 @@ class Tiny:
 
 
 SAMPLE = [[0.0, 0.0], [0.1, 0.9], [1.0, 0.0], [0.9, 1.0]]
+ROWS = [[0.5, number / 200] for number in range(200)]
+TRUTH = ["high" if number >= 100 else "low" for number in range(200)]
 
 
 @functools.cache
-def onnx_file() -> Path:
-    """A fitted classifier of two numbers as an ONNX file, made once a test process.
+def onnx_file(accuracy: float = 1.0) -> Path:
+    """A classifier of two numbers as an ONNX file: it calls a row high from where the second number
+    is 0.5, or so much later that it is right on that share of `ROWS`.
 
     Publishing and judging it needs no scikit-learn, whose import costs more than all the rest.
     """
-    from sklearn.linear_model import LogisticRegression
+    from onnx import TensorProto, helper
 
-    from tandem import package
-
-    fitted = LogisticRegression().fit(SAMPLE, ["low", "high", "low", "high"])
+    threshold = 0.4975 + 1 - accuracy
+    slope = 20.0
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["rows", "weights"], ["sum"]),
+            helper.make_node("Add", ["sum", "shift"], ["score"]),
+            helper.make_node("Softmax", ["score"], ["probabilities"], axis=1),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, 2])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 2])],
+        [
+            helper.make_tensor("weights", TensorProto.FLOAT, [2, 2], [0, 0, slope, -slope]),
+            helper.make_tensor(
+                "shift", TensorProto.FLOAT, [2], [-slope * threshold, slope * threshold]
+            ),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     folder = tempfile.TemporaryDirectory(prefix="tandem-test-")
     atexit.register(folder.cleanup)
-    made = package.write(Path(folder.name) / "package", fitted, name="tiny", sample=SAMPLE)
-    return made.folder / "model.onnx"
+    path = Path(folder.name) / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path

@@ -37,6 +37,7 @@ def model_asset(app: App) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         parameters = msgspec.convert(config.model_dump(), app.training)
         project = tandem.project(app)
+        steps.expect_judging(project)
         trained = steps.train(
             project,
             app.train,

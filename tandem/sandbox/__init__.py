@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,13 +72,14 @@ def run(
     env: Mapping[str, str],
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
     network: bool = False,
-    stdin: bytes = b"",
+    stdin: bytes | Callable[[], bytes] = b"",
     merge_output: bool = False,
 ) -> Finished:
     """Run `argv` in the working folder `folder`, which it may write, as all of `writable`.
 
     It sees the system's own folders and `readable`, a private temporary folder, and nothing else of
     this machine; of the environment just `env`. Everything it started has ended when this returns.
+    A `stdin` that is called is asked when it runs already, and may take its time.
     With `merge_output` standard error is in `stdout`. Raises `SandboxError` when it cannot be
     started at all, which is never the fault of what would have run.
     """
@@ -141,7 +142,7 @@ def _launch(
     env: Mapping[str, str],
     limits: Limits,
     network: bool,
-    stdin: bytes,
+    stdin: bytes | Callable[[], bytes],
     merge_output: bool,
     confinement: str,
     confined: bool,
@@ -181,7 +182,10 @@ def _launch(
 
 
 def _exchange(
-    spec: dict[str, Any], stdin: bytes, merge_output: bool, limits: Limits
+    spec: dict[str, Any],
+    stdin: bytes | Callable[[], bytes],
+    merge_output: bool,
+    limits: Limits,
 ) -> tuple[dict[str, Any], bytes, bytes]:
     """Start the launcher, feed it, and collect what comes back until all of it has ended."""
     wanted, tell = os.pipe()
@@ -231,9 +235,9 @@ def launcher_file() -> str:
     return str(Path(__file__).with_name("launcher.py"))
 
 
-def _feed(pipe: IO[bytes], data: bytes) -> None:
+def _feed(pipe: IO[bytes], data: bytes | Callable[[], bytes]) -> None:
     with contextlib.suppress(OSError, ValueError), pipe:
-        pipe.write(data)
+        pipe.write(data if isinstance(data, bytes) else data())
 
 
 class _Tail:

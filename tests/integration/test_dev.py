@@ -22,6 +22,7 @@ from tiny import Tiny, free_port
 from orchestration import recovery
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKSPACE = "load_from: [{python_module: {module_name: dev_location, location_name: tandem}}]"
 
 
 class Dev:
@@ -29,7 +30,7 @@ class Dev:
 
     def __init__(self, folder: Path) -> None:
         self.live = free_port()
-        self.tiny = Tiny(folder / "tiny", name="digits", TANDEM_TARGET=f"process:{self.live}")
+        self.tiny = Tiny(folder / "tiny", TANDEM_TARGET=f"process:{self.live}")
         self.ui = free_port()
         self.log = folder / "dev.log"
         self.mark = f"{folder}"
@@ -41,8 +42,11 @@ class Dev:
             "DAGSTER_HOME": str(home),
             "TANDEM_RELEASE_ON": "build",
             "TANDEM_TEST": self.mark,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
+        self.folder = folder
+        (folder / "workspace.yaml").write_text(WORKSPACE)
         self.start()
 
     def start(self) -> None:
@@ -50,7 +54,7 @@ class Dev:
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "orchestration", "dev", "--port", str(self.ui)],
-                cwd=ROOT,
+                cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -121,8 +125,8 @@ def test_commits_and_models_reach_the_live_service_by_themselves(dev: Dev) -> No
         dev,
     )
     records = dev.tiny.project.ledger.releases
-    assert records.read(2).trigger.startswith("sensor digits_new_commit: commit ")
-    assert records.read(3).trigger == "sensor digits_new_model: model v2"
+    assert records.read(2).trigger.startswith("sensor tiny_new_commit: commit ")
+    assert records.read(3).trigger == "sensor tiny_new_model: model v2"
     assert len(list(dev.tiny.project.ledger.images.newest_first())) == 3, "none is built twice"
 
     dev.stop()
@@ -138,7 +142,20 @@ def runs_on(dev: Dev) -> list[dg.DagsterRun]:
         return instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
 
 
-@pytest.mark.parametrize("victim", ["run worker", "all of Dagster"])
+def kill(dev: Dev, victim: str) -> None:
+    """Kill -9 of one of the processes of `make dev`, or of all."""
+    if victim == "run worker":
+        worker = runs_on(dev)[0].tags[recovery.PROCESS].split("/")[2]
+        psutil.Process(int(worker)).kill()
+        return
+    words = {"code server": ["api", "grpc"], "daemon": ["dagster._daemon"], "all of Dagster": []}
+    for process in dev.family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if all(word in process.cmdline() for word in words[victim]):
+                process.kill()
+
+
+@pytest.mark.parametrize("victim", ["run worker", "code server", "daemon", "all of Dagster"])
 def test_what_is_killed_in_the_middle_of_a_release_goes_on_by_itself(dev: Dev, victim: str) -> None:
     one = dev.tiny.commit("one")
     dev.tiny.publish(0.98)
@@ -147,13 +164,10 @@ def test_what_is_killed_in_the_middle_of_a_release_goes_on_by_itself(dev: Dev, v
     two = dev.tiny.commit("two")
     wait(lambda: bool(runs_on(dev)), "a run starts", dev)
     wait(lambda: recovery.PROCESS in (runs_on(dev) or [ended()])[0].tags, "it says who", dev)
-    worker = psutil.Process(int(runs_on(dev)[0].tags[recovery.PROCESS].split("/")[2]))
-    worker.kill()
-    if victim != "run worker":
-        for process in dev.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        dev.process.wait(timeout=30)
+    kill(dev, victim)
+    if victim in ("daemon", "all of Dagster"):
+        # Dagster ends with its daemon; whoever runs it starts it again.
+        dev.process.wait(timeout=60)
         dev.start()
     wait(lambda: says(dev, two, 1), "the commit goes live all the same", dev)
     releases = dev.tiny.project.ledger.releases
@@ -163,6 +177,8 @@ def test_what_is_killed_in_the_middle_of_a_release_goes_on_by_itself(dev: Dev, v
         dev,
     )
     wait(lambda: not runs_on(dev), "no run stays behind", dev)
+    three = dev.tiny.commit("three")
+    wait(lambda: says(dev, three, 1), "and so does the next", dev)
 
 
 def ended() -> dg.DagsterRun:

@@ -8,12 +8,10 @@ import io
 import dagster as dg
 import PIL.Image
 import pytest
-from tiny import SAMPLE, onnx_file
 
 from orchestration import pictures
 from orchestration.sensors import report_news
 from tandem.evaluation import Bin
-from tandem.repository import publish
 from tandem.source import Source
 
 
@@ -34,17 +32,7 @@ def drawn(value: dg.MarkdownMetadataValue) -> PIL.Image.Image:
 def test_a_model_from_elsewhere_is_shown_with_what_its_judging_measured(way, job: str) -> None:
     way.tiny.commit("one")
     way.run("build")
-    truth = ["low", "high", "low", "high"]
-    version = publish(
-        onnx_file(),
-        name="tiny",
-        sample=SAMPLE,
-        labels=["high", "low"],
-        held_out=(SAMPLE, truth),
-        metrics={"accuracy": 1.0},
-        store=way.tiny.project.store,
-        progress=False,
-    )
+    version = way.tiny.publish(1.0)
     report_news(way.instance, way.tiny.app, way.tiny.project)
     assert "confusion_matrix" not in page_of(way, "model"), "not judged yet"
     assert way.run(job).success
@@ -55,7 +43,8 @@ def test_a_model_from_elsewhere_is_shown_with_what_its_judging_measured(way, job
     assert page["one_prediction_onnx_us"].value > 0
     measured = {row.data["metric"]: row.data["value"] for row in page["measured"].records}
     assert measured["accuracy"] == "1.00000"
-    assert page["measured_rows"].value == 4
+    assert page["measured_rows"].value == 200
+    assert page["measured_rows_of"].value == "its publisher, as there are no others"
     record = way.instance.get_latest_data_version_record(dg.AssetKey(["tiny", "model"]))
     assert record.asset_materialization.tags["dagster/data_version"] == version.digest
 

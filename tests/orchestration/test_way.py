@@ -6,9 +6,10 @@ import json
 import urllib.request
 
 import pytest
+from tiny import CHECK
 
 from orchestration.sensors import report_news
-from tandem import gates, pending
+from tandem import gates, pending, steps
 
 
 def version_of(way) -> dict:
@@ -167,3 +168,47 @@ def stale(way) -> set[str]:
         for key in graph.materializable_asset_keys
         if resolver.get_status(key) == StaleStatus.STALE
     }
+
+
+def test_a_model_with_another_interface_waits_for_the_commit_that_wants_it(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.98)
+    release(way)
+    wider = way.tiny.publish(0.99, feature_names=["a", "b"])
+    assert way.run("image").success
+    verdict = gates.verdict(way.tiny.project.models, wider.number)
+    assert not verdict.accepted
+    assert "a (number), b (number), what is live takes" in verdict.reason
+    assert pending.release(way.tiny.project).image is None
+    way.tiny.commit("two", model='features = { a = "number", b = "number" }')
+    release(way)
+    live = steps.ask_live(way.tiny.project)
+    assert live.passed
+    record = way.tiny.project.ledger.releases.latest()
+    assert (record.model.version, record.app.subject) == (wider.number, "say two")
+
+
+def test_a_commit_for_a_model_that_is_not_there_yet_holds_back_no_older_pair(way) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish(0.98)
+    release(way)
+    way.tiny.commit("two", model="features = 3")
+    assert way.run("build").success
+    waits = pending.build(way.tiny.project).reason
+    assert "waits for a model that is accepted (v1: it takes 2 features" in waits
+    better = way.tiny.publish(0.99)
+    assert way.run("image").success
+    assert way.run("release").success
+    record = way.tiny.project.ledger.releases.latest()
+    assert (record.model.version, record.app.subject) == (better.number, "say one")
+    assert [over.reason for over in record.passed_over] == ["it waits for a model that fits it"]
+
+
+def test_what_the_tests_write_where_they_run_is_not_packed(way) -> None:
+    clean = way.tiny.commit("one")
+    image = steps.build_app(way.tiny.project, clean).image
+    writes = CHECK + '\nopen("app/left_by_the_tests.txt", "w").write("x")\n'
+    # Its own report comes last: the exit must not keep it from writing.
+    writes = writes.replace("sys.exit(red)\n", "") + "sys.exit(red)\n"
+    way.tiny.repository.commit({"check.py": writes}, "tests that write")
+    assert steps.build_app(way.tiny.project).image == image
