@@ -9,7 +9,7 @@ import dagster as dg
 from orchestration import keys, recovery
 from orchestration.apps import App
 from orchestration.resources import Tandem
-from tandem import steps
+from tandem import housekeeping, steps
 
 
 def build_jobs(app: App, *, release_on: str) -> list[Any]:
@@ -64,7 +64,8 @@ class CleanUpConfig(dg.Config):
 def _clean_up_job(app: App) -> dg.JobDefinition:
     @dg.op(name=f"{app.name}_clean_up_op")
     def clean_up(context: dg.OpExecutionContext, config: CleanUpConfig, tandem: Tandem) -> None:
-        done = steps.prune(tandem.project(app), dry_run=config.dry_run)
+        project = tandem.project(app)
+        done = steps.prune(project, dry_run=config.dry_run)
         would = "would remove" if done.dry_run else "removed"
         context.log.info(
             f"{would} {len(done.images)} images ({done.image_bytes / 1e6:.1f} MB of layers) and "
@@ -73,6 +74,10 @@ def _clean_up_job(app: App) -> dg.JobDefinition:
         if not done.dry_run:
             runs = recovery.prune_runs(context.instance, keep=KEPT_RUNS)
             context.log.info(f"removed {runs} runs from Dagster's own records")
+            tidied = housekeeping.tidy(project)
+            context.log.info(
+                f"removed {tidied.entries} unused caches ({tidied.bytes / 1e6:.1f} MB) of this disk"
+            )
         for digest in done.images:
             context.log.info(f"{would} {digest}")
 

@@ -14,7 +14,7 @@ import msgspec
 from orchestration import keys, recovery
 from orchestration.apps import App
 from orchestration.sensors import report_news
-from tandem import pending, processes
+from tandem import housekeeping, pending, processes
 from tandem.project import Project
 
 
@@ -80,6 +80,7 @@ def release_needed(
         release = pending.release(project)
         if release.image:
             run("release", release.reason)
+        housekeeping.tidy_daily(project)
     return Outcome(
         changed=bool(release.image) and ran[-1].success,
         good=all(one.success for one in ran),
@@ -121,13 +122,22 @@ def _run_job(
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
     """End this process's run, as SIGTERM does, when it takes longer than a run may."""
-    timer = threading.Timer(recovery.LONGEST, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
+    timers = [
+        threading.Timer(after, os.kill, (os.getpid(), number))
+        # The second for one that hangs where no signal is looked at.
+        for after, number in (
+            (recovery.LONGEST, signal.SIGTERM),
+            (recovery.LONGEST + 60, signal.SIGKILL),
+        )
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:

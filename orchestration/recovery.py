@@ -20,7 +20,7 @@ from tandem import processes
 
 PROCESS = "tandem/process"
 """The tag with the identity of the process that executes the run."""
-PASSED = "the run was on for longer than a run may be, and its process is not on this machine"
+PASSED = "the run was on for longer than a run may be"
 GONE = "the process of this run is gone (killed, or its machine was restarted)"
 LONGEST = 7200
 """Seconds that a run may take; dagster.yaml says the same to the daemon."""
@@ -65,8 +65,8 @@ def is_dead(run: dg.DagsterRun) -> bool:
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """End the runs whose process is gone, and free what they held; returns them in words.
 
-    A run of another machine or container is left to its greatest duration, which ends here where
-    no daemon sees to it.
+    A run of another machine or container, and one that hangs, is left to its greatest duration,
+    which ends here where no daemon sees to it.
     """
     ended = []
     statuses = [*_ON, dg.DagsterRunStatus.NOT_STARTED]
@@ -84,6 +84,8 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if not (is_dead(run) or unnamed or passed):
             continue
         why = PASSED if passed else GONE
+        if passed:
+            processes.kill(run.tags[PROCESS])
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, why)
         else:
@@ -203,9 +205,9 @@ def _started(record: dg.RunRecord) -> float:
 
 
 def _is_passed(record: dg.RunRecord) -> bool:
-    """Whether its time is over, and its process is none that this machine can ask about."""
+    """Whether its time is over, and it is none of this process, which sees to its own."""
     mark = record.dagster_run.tags.get(PROCESS)
-    if mark is None or processes.alive(mark) is not None:
+    if mark is None or mark == processes.identity():
         return False
     return time.time() - _started(record) > LONGEST + _UNNAMED_SECONDS
 

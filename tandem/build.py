@@ -166,6 +166,7 @@ def locked_environment(lock: Path, home: Path) -> Path:
             compiling = [str(python), "-I", "-m", "compileall", "-q", str(libraries)]
             subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             packages.symlink_to(libraries.absolute())
+    os.utime(folder)  # what is not used for long is removed
     return python
 
 

@@ -331,7 +331,9 @@ def _found(repository: Repository, version: Version, rule: Rule, cache: Path) ->
 def _fetched(repository: Repository, number: int, cache: Path) -> Package:
     # Beside the packages for images, which hold no held-out rows.
     folder = Path(cache) / "judged" / f"{repository.name}-{number:06}"
-    return repository.fetch(number, folder, with_evaluation=True)
+    package = repository.fetch(number, folder, with_evaluation=True)
+    os.utime(folder)  # what is not used for long is removed
+    return package
 
 
 def _run(job: Job, size: int, cache: Path) -> Found:

@@ -7,8 +7,10 @@ process ran before this machine was started last.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import signal
 from pathlib import Path
 
 _FIRST_NAMESPACE = "4026531836"
@@ -43,6 +45,13 @@ def alive(mark: str) -> bool | None:
         return _start_ticks(int(pid)) == int(ticks) and not _is_zombie(int(pid))
     except OSError:
         return False
+
+
+def kill(mark: str) -> None:
+    """End that process at once, where it is one of ours that can be asked about and lives."""
+    if alive(mark):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(int(mark.split("/")[2]), signal.SIGKILL)
 
 
 def _here() -> str:

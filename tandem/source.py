@@ -4,12 +4,15 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -128,7 +131,8 @@ class Source:
         Raises `BuildError` when content of the commit is elsewhere (submodules, Git LFS).
         """
         self.commit(sha)
-        with tempfile.TemporaryDirectory(dir=self._mirror) as scratch:
+        # Beside no mirror: who fetches removes the locks that lie there.
+        with tempfile.TemporaryDirectory(prefix="checkout-") as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             _git("read-tree", sha, at=self._mirror, env=index)
             _git(
@@ -157,10 +161,30 @@ class Source:
                     found.append(path)
         return found
 
+    def tidy(self) -> None:
+        """Pack the mirror, and forget what was left of long ago. Raises `SourceError`."""
+        if self._mirrored() is None:
+            return
+        with self._alone():
+            for left in self._mirror.glob("tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+            _git("gc", "--quiet", "--prune=90.days.ago", at=self._mirror)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else writes into the mirror meanwhile."""
+        self._mirror.parent.mkdir(parents=True, exist_ok=True)
+        with self._mirror.with_suffix(".lock").open("w") as alone:
+            fcntl.flock(alone, fcntl.LOCK_EX)
+            yield
+
     def _mirrored(self) -> str | None:
-        if not self._mirror.exists():
+        if not (self._mirror / "HEAD").exists():
             return None
-        out = _git("for-each-ref", "--format=%(objectname)", self._head, at=self._mirror)
+        try:
+            out = _git("for-each-ref", "--format=%(objectname)", self._head, at=self._mirror)
+        except SourceError:
+            return None  # just being made by another process, or damaged: fetching tells
         return out.strip() or None
 
     def _has(self, sha: str) -> bool:
@@ -173,9 +197,7 @@ class Source:
         return True
 
     def _fetch(self) -> None:
-        self._mirror.parent.mkdir(parents=True, exist_ok=True)
-        with self._mirror.with_suffix(".lock").open("w") as alone:
-            fcntl.flock(alone, fcntl.LOCK_EX)
+        with self._alone():
             # Nobody else is here: git's own locks are of one that was killed.
             for left in self._mirror.rglob("*.lock"):
                 left.unlink(missing_ok=True)

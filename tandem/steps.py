@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -628,7 +629,7 @@ def go_live(project: Project) -> Deployed:
     Raises `TargetError` once the previous one serves again, `TandemError` when no image was proven
     yet.
     """
-    from tandem.oci.attest import checking_key, require_signed
+    from tandem.oci.attest import checking_key, require_signed, signing_key
 
     started = time.monotonic()
     image, passed_over = _newest_image(project)
@@ -638,7 +639,14 @@ def go_live(project: Project) -> Deployed:
             f"{project.app}_build to pack it again"
         )
     if key := checking_key():
-        require_signed(project.registry, image.digest, key)
+        try:
+            require_signed(project.registry, image.digest, key)
+        except RegistryError:
+            # It was packed before there was a key: what we recorded of it is signed now.
+            if signing_key() is None:
+                raise
+            _sign(project, image)
+            require_signed(project.registry, image.digest, key)
     before = project.target.current()
     golden = _package(project, image.model.version).golden()
 
@@ -657,6 +665,25 @@ def go_live(project: Project) -> Deployed:
         seconds=round(time.monotonic() - started, 2),
         passed_over=passed_over,
     )
+
+
+def _sign(project: Project, image: ImageRecord) -> None:
+    """Sign the statements about an image that our own records say was tested and proven."""
+    from tandem.oci.attest import attest, signing_key
+    from tandem.oci.image import pull
+
+    build = project.builds.of(image.app.tree)
+    if build is None or build.image is None:
+        return
+    build = msgspec.structs.replace(build, commit=image.app.commit)
+    attest(
+        project.registry,
+        pull(project.registry, image.digest),
+        _facts(project, build, image.model, image.run_id),
+        app_image=build.image or "",
+        signer=signing_key(),
+    )
+    log.info("signed what is known of %s", image.digest[:19])
 
 
 def ask_live(project: Project) -> Proof:
@@ -887,7 +914,10 @@ def _has_image(project: Project, digest: str) -> bool:
 
 
 def _package(project: Project, number: int) -> Package:
-    return project.models.fetch(number, project.state / "models" / f"{project.app}-{number:06d}")
+    folder = project.state / "models" / f"{project.app}-{number:06d}"
+    package = project.models.fetch(number, folder)
+    os.utime(folder)  # what is not used for long is removed
+    return package
 
 
 def tests_in_words(report: TestReport) -> str:

@@ -9,6 +9,14 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
 from tandem.oci import LAYER_TAR, Descriptor, Layer, Registry
 from tandem.oci.image import Image, Platform, bytes_source, compose, digest_of
 from tandem.oci.layer import Source
@@ -77,3 +85,11 @@ def locked(folder: Path, *wheels: tuple[str, str]) -> Path:
     lock = folder / "serving.txt"
     lock.write_text("".join(f"{what} --hash=sha256:{digest}\n" for what, digest in wheels))
     return lock
+
+
+def pem() -> tuple[str, str]:
+    """A private key and its public one, for signing."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return private.decode(), public.decode()

@@ -211,18 +211,27 @@ def test_a_run_from_before_the_machine_was_restarted_is_ended(
             assert bool(recovery.end_dead_runs(instance)) is dead, (here, there)
 
 
-def test_another_machines_run_is_waited_for_no_longer_than_a_run_may_take(
+def test_another_machines_run_and_one_that_hangs_are_waited_for_no_longer_than_a_run_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        foreign = release_run(instance, "other/1/2/3")
-        mine = release_run(instance, processes.identity())
-        monkeypatch.setattr(recovery, "LONGEST", -3600)
-        assert recovery.end_dead_runs(instance) == [
-            f"run {foreign.run_id[:8]} (tiny_release): its time is over"
-        ]
-        left = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        assert [run.run_id for run in left] == [mine.run_id], "a living run of ours ends itself"
+    hangs = subprocess.Popen(["sleep", "600"])
+    try:
+        with dg.DagsterInstance.ephemeral() as instance:
+            foreign = release_run(instance, "other/1/2/3")
+            hanging = release_run(instance, processes.identity(hangs.pid))
+            mine = release_run(instance, processes.identity())
+            assert recovery.end_dead_runs(instance) == []
+            monkeypatch.setattr(recovery, "LONGEST", -3600)
+            assert sorted(recovery.end_dead_runs(instance)) == sorted(
+                f"run {run.run_id[:8]} (tiny_release): its time is over"
+                for run in (foreign, hanging)
+            )
+            left = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+            assert [run.run_id for run in left] == [mine.run_id], "ours ends itself"
+        assert hangs.wait(timeout=30) == -signal.SIGKILL
+    finally:
+        hangs.kill()
+        hangs.wait()
 
 
 def test_of_two_releases_at_the_same_moment_one_waits_for_the_other(release: Release) -> None:

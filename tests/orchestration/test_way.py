@@ -6,6 +6,7 @@ import json
 import urllib.request
 
 import pytest
+from oci_samples import pem
 from tiny import CHECK
 
 from orchestration.sensors import report_news
@@ -212,3 +213,17 @@ def test_what_the_tests_write_where_they_run_is_not_packed(way) -> None:
     writes = writes.replace("sys.exit(red)\n", "") + "sys.exit(red)\n"
     way.tiny.repository.commit({"check.py": writes}, "tests that write")
     assert steps.build_app(way.tiny.project).image == image
+
+
+def test_what_was_packed_before_there_was_a_key_is_signed_and_goes_live(way, monkeypatch) -> None:
+    way.tiny.commit("one")
+    way.tiny.publish()
+    assert way.run("build").success
+    private, public = pem()
+    monkeypatch.setenv("TANDEM_VERIFY_KEY", public)
+    failed = way.run("release")
+    assert not failed.success, "who cannot sign lets nothing unsigned go live"
+    assert way.tiny.project.target.current() is None
+    monkeypatch.setenv("TANDEM_SIGNING_KEY", private)
+    assert way.run("release").success
+    assert way.tiny.project.target.current() is not None

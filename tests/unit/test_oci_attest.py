@@ -7,16 +7,9 @@ import threading
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from oci_samples import small_image
+from oci_samples import pem, small_image
 
 from tandem.errors import RegistryError, SettingError
 from tandem.oci import INDEX, open_registry
@@ -54,13 +47,6 @@ FACTS = Facts(
     tests="12 tests passed",
     run_id="run-1",
 )
-
-
-def pem() -> tuple[str, str]:
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return private.decode(), public.decode()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,20 @@ def test_content_that_git_does_not_hold_is_named(tmp_path: Path, repository: Rep
     folder.mkdir()
     with pytest.raises(BuildError, match=r"folder/large\.bin, part"):
         watched.checkout(watched.newest().sha, folder)
+
+
+def test_those_who_start_at_the_same_moment_do_not_fail_one_another(tmp_path: Path) -> None:
+    made = Repository(tmp_path / "repository")
+    sha = made.commit({"a.txt": "one"}, "one")
+
+    def one(number: int) -> str:
+        source = Source(f"{made.folder}#main", mirror=tmp_path / "mirror")
+        found = source.newest().sha
+        folder = tmp_path / f"out-{number}"
+        folder.mkdir()
+        source.checkout(found, folder)
+        source._fetch()
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(one, range(24))) == {sha}
