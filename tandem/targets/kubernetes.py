@@ -23,7 +23,7 @@ from tandem.targets.api import Api, ApiError, Unreachable
 from tandem.targets.bluegreen import now
 from tandem.targets.fence import Fence, Superseded
 from tandem.targets.kubeconfig import log_in
-from tandem.targets.lease import Lease
+from tandem.targets.lease import Lease, is_on
 from tandem.targets.manifests import (
     MANAGER,
     PREFIX,
@@ -191,7 +191,7 @@ class KubernetesTarget:
         detail = {**found.detail, "pods": shown, "timeline": moments, "notes": notes}
         # Writing down that it is live is a change of its own, which the controller has yet to see.
         detail.pop("rollout", None)
-        return msgspec.structs.replace(found, detail=detail)
+        return msgspec.structs.replace(found, detail=detail, switching=False)
 
     def objects(self, facts: Facts, pull_secret: str = "") -> list[Object]:
         """Every object of a release, as `tandem manifests` shows them."""
@@ -223,6 +223,10 @@ class KubernetesTarget:
                 time.sleep(0.5)
             self._delete(f"ConfigMap/{self._record_name}", fence)
         return there
+
+    def sweep(self) -> list[str]:
+        """Nothing: the next deploy finds what was left, and who holds the Lease by then."""
+        return []
 
     # Steps
 
@@ -490,7 +494,9 @@ class KubernetesTarget:
         judged = rollout.judge(deployment)
         if judged.waiting_for or judged.stopped:
             detail["rollout"] = judged.stopped or f"waiting for {judged.waiting_for}"
+        moving = not known or "rollout" in detail
         return Live(
+            switching=moving and is_on(self.api, self.app),
             url=self._url(service) or "",
             digest=digest,
             reference=image,

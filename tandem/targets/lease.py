@@ -25,6 +25,7 @@ DURATION = 15
 """Seconds after which a Lease that nobody renews is free."""
 RENEW = 4.0
 WAIT = 900.0
+SEEMS_ON = 60.0
 NOBODY = "somebody who has ended"
 
 
@@ -163,6 +164,16 @@ def is_dead(holder: str) -> bool:
     and its Lease is waited for."""
     words = holder.split()
     return len(words) == 3 and processes.alive(words[1]) is False
+
+
+def is_on(api: Api, app: str) -> bool:
+    """Whether a deploy seems to be on; by the clocks of two machines, so only for what is shown."""
+    spec = (api.get("Lease", f"{app}-{MANAGER}") or {}).get("spec") or {}
+    holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
+    if not (holder and renewed) or is_dead(holder):
+        return False
+    age = datetime.now(UTC) - datetime.fromisoformat(renewed)
+    return age.total_seconds() < SEEMS_ON
 
 
 def _readable(holder: str) -> str:

@@ -165,7 +165,7 @@ def once(owner: int) -> list[Any]:
         found = client.containers.list(
             all=True, ignore_removed=True, filters={"label": f"{LABEL}=once"}
         )
-        return [each for each in found if each.labels["tandem.owner"].startswith(f"{owner} ")]
+        return [each for each in found if f"/{owner}/" in each.labels["tandem.owner"]]
 
 
 def test_run_once_has_no_network_and_is_removed(tmp_path: Path) -> None:
