@@ -92,11 +92,11 @@ def wait_ready(
             last = f"/readyz answered {status}"
         except (OSError, http.client.HTTPException) as problem:
             last = f"/readyz: {_words(problem)}"
-        # Asked before the request: the last answer of one that has just died still counts as an
-        # answer.
+        waited = time.monotonic() - started
+        # The request itself may have taken all the time there was.
+        end = end or (ended() if waited > deadline else None)
         if end is not None:
             raise type(end)(f"the service at {url} stopped before it was ready: {end} ({last})")
-        waited = time.monotonic() - started
         if waited > deadline:
             raise TargetError(f"the service at {url} was not ready within {deadline:g} s ({last})")
         # Tight at first, where most services are a moment away; slower for those that take long.
