@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import http.client
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tandem import ask
-from tandem.errors import SettingError, TandemError, TargetError
+from tandem.errors import ImageFault, SettingError, TandemError, TargetError
 from tandem.oci import Registry
 from tandem.targets import Check, DeployRequest, Live, Say, manifests, rollout
 from tandem.targets.api import Api, ApiError, Unreachable
@@ -147,6 +149,8 @@ class KubernetesTarget:
         facts = _facts(request)
         wanted = self.objects(facts, secret_name)
         if unchanged := self._unchanged(wanted, facts, check, progress):
+            if secret:
+                self._renew(secret, progress)
             return unchanged
         timeline = rollout.Timeline(progress)
         with Lease(self.api, self.app, progress) as lease:
@@ -183,7 +187,8 @@ class KubernetesTarget:
             )  # fmt: skip
             moments = msgspec.to_builtins(timeline.moments)
             self._remember({"objects": offered, "names": sorted(map(name_of, made)),
-                            "timeline": moments, "good": msgspec.to_builtins(good)},
+                            "timeline": moments, "good": msgspec.to_builtins(good),
+                            "login": _login_mark(secret)},
                            fence)  # fmt: skip
             deployment = self._mark(good, fence)
             found = self._live(deployment, self.api.get("Service", self.app))
@@ -255,6 +260,20 @@ class KubernetesTarget:
             return None
         progress(f"release {good.release} is live already; nothing rolled out")
         return self._live(deployment, service)
+
+    def _renew(self, secret: Object, progress: Say) -> None:
+        """Write the pull secret again where it is another login by now; no pod is restarted."""
+        if _is_made_of(secret, self._record()):
+            return
+        with Lease(self.api, self.app, progress) as lease:
+            fence = Fence(self.api, lease)
+            record = self._record()
+            # What was waited for may have written it, or have stopped all.
+            if not record or _is_made_of(secret, record):
+                return
+            fence.apply(secret)
+            self._remember({**record, "login": _login_mark(secret)}, fence)
+            progress(f"wrote the registry's new login to {name_of(secret)}")
 
     def _just_seen(self) -> tuple[Object | None, Object | None]:
         """Deployment and Service; as `current()` read them, when that was a moment ago."""
@@ -424,7 +443,9 @@ class KubernetesTarget:
             then = f"and release {good.release if good else 0} could not be put back: {worse}"
         if not isinstance(problem, Exception):
             return problem
-        return TargetError(f"{failed}\n{then}" if "\n" in failed else f"{failed}; {then}")
+        # What it says of the image stays: that is a verdict, and all else is tried again.
+        fault = ImageFault if isinstance(problem, ImageFault) else TargetError
+        return fault(f"{failed}\n{then}" if "\n" in failed else f"{failed}; {then}")
 
     def _prune(
         self, names: list[str], offered: list[Object], timeline: rollout.Timeline, fence: Fence
@@ -651,6 +672,25 @@ def _replicated(one: Object, count: int) -> Object:
 
 def _secret(app: str) -> str:
     return f"{app}-registry"
+
+
+def _login_mark(secret: Object | None, salt: bytes = b"") -> str:
+    """What tells a login from another one and gives nothing away: slow to compute, and salted."""
+    if secret is None:
+        return ""
+    salt = salt or os.urandom(16)
+    said = json.dumps(secret["data"], sort_keys=True).encode()
+    return f"{salt.hex()}:{hashlib.scrypt(said, salt=salt, n=2**14, r=8, p=1).hex()}"
+
+
+def _is_made_of(secret: Object, record: Mapping[str, Any]) -> bool:
+    """Whether the last pull secret that was written holds the same login."""
+    mark = str(record.get("login", ""))
+    try:
+        salt = bytes.fromhex(mark.partition(":")[0])
+    except ValueError:
+        return False
+    return bool(salt) and hmac.compare_digest(_login_mark(secret, salt), mark)
 
 
 def _login(registry: Registry) -> tuple[str, str, str] | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tandem.errors import TargetError
+from tandem.errors import ImageFault, TargetError
 from tandem.targets.api import Api
 from tandem.targets.manifests import RELEASE, Object
 
@@ -21,6 +21,8 @@ LOOK = 5.0
 UNSCHEDULABLE = 30.0
 """Seconds a pod may wait for a node: time for an autoscaler to say that it makes one."""
 LOG_LINES = 12
+KILLED = (137, 143)
+"""What a container exits with after SIGKILL and SIGTERM."""
 REVISION = "deployment.kubernetes.io/revision"
 HASH = "pod-template-hash"
 CANNOT_PULL = ("not found", "unknown", "unauthorized", "denied", "no basic auth", "authentication",
@@ -43,6 +45,8 @@ class Stuck(msgspec.Struct, frozen=True):
     pod: str
     why: str
     restarted: bool = False
+    fault: type[TargetError] = TargetError
+    """`ImageFault` where it is the image's."""
 
 
 def judge(deployment: Object) -> Verdict:
@@ -84,7 +88,10 @@ def stuck(pods: Iterable[Object], ours: str) -> Stuck | None:
                 return Stuck(name, f"the container cannot be started: {reason}: {message}")
             elif reason == "CrashLoopBackOff":
                 return Stuck(
-                    name, f"the service stops as soon as it starts{_code(container)}", True
+                    name,
+                    f"the service stops as soon as it starts{_code(container)}",
+                    restarted=True,
+                    fault=_fault(container),
                 )
     return None
 
@@ -145,6 +152,13 @@ def _is_of(pod: Object, ours: str) -> bool:
 def _pull_message(message: str) -> str:
     # The kubelet wraps the registry's words in its own, several times.
     return message.removeprefix("rpc error: code = Unknown desc = ").strip()
+
+
+def _fault(container: Object) -> type[TargetError]:
+    """Whose fault it is that a container ended: killed by others, or by what it did itself."""
+    last = (container.get("lastState") or {}).get("terminated") or {}
+    killed = last.get("exitCode") in KILLED and last.get("reason") != "OOMKilled"
+    return TargetError if killed else ImageFault
 
 
 def _code(container: Object) -> str:
@@ -269,7 +283,7 @@ def _watch(
                 return mine
             verdict = Verdict("the pods to be seen ready")
         if found_stuck := stuck(pods.values(), ours):
-            raise TargetError(
+            raise found_stuck.fault(
                 f"{found_stuck.why}{evidence(api, found_stuck.pod, found_stuck.restarted)}"
             )
         if verdict.stopped:

@@ -3,6 +3,7 @@ kills, and load."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -27,7 +28,7 @@ from load import Astray, Load, Wrk
 from services import require
 
 from tandem import ask
-from tandem.errors import SettingError, TargetError
+from tandem.errors import ImageFault, SettingError, TargetError
 from tandem.targets import DeployRequest, Live, kubernetes, open_target, rollout
 from tandem.targets.api import Api
 from tandem.targets.bluegreen import wait_until
@@ -191,6 +192,27 @@ def test_the_password_of_the_registry_is_in_the_secret_and_nowhere_else(
     assert changed.returncode == 0, changed.stdout + changed.stderr
 
 
+def test_a_new_password_of_the_registry_reaches_the_secret_and_restarts_nothing(
+    target: KubernetesTarget, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deploy(target, "one", 1)
+    monkeypatch.setenv("TANDEM_REGISTRY_PASSWORD", "rotated")
+    said: list[str] = []
+    again = deploy(target, "one", 1, said=said)
+    assert "wrote the registry's new login to Secret/small-registry" in said
+    secret = json.loads(kubectl("-n", namespace, "get", "secret", "small-registry", "-o", "json"))
+    data = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))
+    assert [each["password"] for each in data["auths"].values()] == ["rotated"]
+    assert again.since == first.since
+    pods = [pod["metadata"]["name"] for pod in target._pods()]
+    assert pods == [pod["name"] for pod in first.detail["pods"]]
+    before = versions(namespace)
+    said.clear()
+    deploy(target, "one", 1, said=said)
+    assert versions(namespace) == before, "not even the Lease is written when all is as it was"
+    assert "rotated" not in str(said) + kubectl("-n", namespace, "get", "configmap", "-o", "json")
+
+
 @pytest.mark.parametrize(
     ("word", "why"),
     [("crash", r"stops as soon as it starts(.|\n)*the model is broken"), ("missing", "not found")],
@@ -203,6 +225,7 @@ def test_a_release_that_cannot_start_is_undone_and_says_both(
     with pytest.raises(TargetError, match=rf"release 2 did not go live: (.|\n)*{why}") as caught:
         deploy(target, word, 2, digest=digest)
     assert "release 1 is live again" in str(caught.value)
+    assert isinstance(caught.value, ImageFault) is (word == "crash")
     live = target.current()
     assert live and live.digest == first.digest and live.since == first.since
     assert word_at(live.url) == "one"
@@ -583,6 +606,29 @@ def test_a_deploy_that_was_stopped_for_long_changes_nothing_of_the_next_one(
     assert target.drift() == []
 
 
+def test_while_a_release_is_rolled_out_nothing_differs(
+    target: KubernetesTarget, namespace: str, tmp_path: Path
+) -> None:
+    live = deploy(target, "one", 1)
+    record: Any = SimpleNamespace(
+        number=1, image=live.digest, app=SimpleNamespace(commit=""),
+        model=SimpleNamespace(digest="sha256:one", version=1),
+    )  # fmt: skip
+    looking = made(namespace, tmp_path)
+    seen = []
+
+    def check(url: str) -> None:
+        current = looking.current()
+        assert current and current.switching
+        seen.extend(compare(record, looking, cluster_image.registry()))
+
+    second = deploy(target, "two", 2, check=check)
+    assert seen == [] and not second.switching
+    current = looking.current()
+    assert current and not current.switching
+    assert compare(record, looking, cluster_image.registry()) != []
+
+
 def test_the_number_of_a_holder_never_goes_back(target: KubernetesTarget, namespace: str) -> None:
     for number in (1, 2):
         with Lease(target.api, "small", print) as lease:
@@ -807,8 +853,6 @@ def role(namespace: str, change: Any = None) -> str:
         secrets_there = json.loads(kubectl("-n", namespace, "get", "secrets", "-o", "json"))
         for secret in secrets_there["items"]:
             if secret["metadata"]["name"].startswith("tandem-token"):
-                import base64
-
                 token = base64.b64decode(secret["data"]["token"]).decode()
         return bool(token)
 
@@ -822,7 +866,6 @@ def as_account(
     """The target as a pod with that account's token would open it."""
     config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
     cluster = config["clusters"][0]["cluster"]
-    import base64
 
     account = tmp_path / "account"
     account.mkdir()

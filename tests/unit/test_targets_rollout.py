@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tandem.errors import ImageFault
 from tandem.targets.rollout import judge, stuck, unschedulable
 
 
@@ -90,6 +91,22 @@ def test_what_cannot_heal_is_found(found: dict[str, Any], why: str) -> None:
 )
 def test_what_may_heal_or_is_not_of_this_release_is_waited_for(found: dict[str, Any]) -> None:
     assert stuck([found], "new") is None
+
+
+@pytest.mark.parametrize(
+    ("ended", "of_the_image"),
+    [
+        ({"exitCode": 1}, True),
+        ({"exitCode": 137, "reason": "OOMKilled"}, True),
+        ({"exitCode": 137, "reason": "Error"}, False),
+        ({"exitCode": 143, "reason": "Error"}, False),
+    ],
+)
+def test_only_what_ends_by_itself_is_the_image_s_fault(
+    ended: dict[str, Any], of_the_image: bool
+) -> None:
+    said = stuck([pod("CrashLoopBackOff", lastState={"terminated": ended})], "new")
+    assert said and (said.fault is ImageFault) is of_the_image
 
 
 def test_a_pod_without_a_node_is_named_with_the_reason() -> None:
