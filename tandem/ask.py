@@ -71,28 +71,32 @@ def get(url: str, path: str, *, timeout: float = TIMEOUT) -> tuple[int, bytes]:
     return _request("GET", url, path, None, timeout)
 
 
-def wait_ready(url: str, deadline: float, alive: Callable[[], bool] = lambda: True) -> float:
+def wait_ready(
+    url: str, deadline: float, ended: Callable[[], TargetError | None] = lambda: None
+) -> float:
     """Wait until `GET /readyz` answers 200; returns the seconds that took.
 
-    Raises `TargetError` once `deadline` seconds have passed (the machine may be busy), and
-    `ImageFault` at once when `alive()` says that nothing will come.
+    Raises `TargetError` once `deadline` seconds have passed (the machine may be busy), and at once
+    when `ended()` tells how the service ended: an error of that class, so an `ImageFault` only
+    where that says so.
     """
     started = time.monotonic()
     last = "nothing answered"
     while True:
-        living = alive()
+        end = ended()
         try:
             status, _ = get(url, "/readyz", timeout=max(0.1, min(TIMEOUT, deadline)))
-            if status == 200:
+            # What has ended answers nobody: that was another one, which has taken its port.
+            if status == 200 and end is None:
                 return time.monotonic() - started
             last = f"/readyz answered {status}"
         except (OSError, http.client.HTTPException) as problem:
             last = f"/readyz: {_words(problem)}"
-        # Asked before the request: the last answer of one that has just died still counts as an
-        # answer.
-        if not living:
-            raise ImageFault(f"the service at {url} stopped before it was ready ({last})")
         waited = time.monotonic() - started
+        # The request itself may have taken all the time there was.
+        end = end or (ended() if waited > deadline else None)
+        if end is not None:
+            raise type(end)(f"the service at {url} stopped before it was ready: {end} ({last})")
         if waited > deadline:
             raise TargetError(f"the service at {url} was not ready within {deadline:g} s ({last})")
         # Tight at first, where most services are a moment away; slower for those that take long.
@@ -110,10 +114,15 @@ def version(url: str) -> Version:
 
 
 def check_version(url: str, *, digest: str) -> Version:
-    """As `version`; raises `ImageFault` unless the service was started from the image `digest`."""
+    """As `version`, of a service that was started from the image `digest`.
+
+    Raises `ImageFault` when it names no image, and `TargetError` when it names another one: that
+    may be an old instance, or one that took the port.
+    """
     said = version(url)
     if said.image.digest != digest:
-        raise ImageFault(f"{url}/version says image {said.image.digest}, not {digest}")
+        fault = TargetError if said.image.digest else ImageFault
+        raise fault(f"{url}/version says image {said.image.digest}, not {digest}")
     return said
 
 

@@ -34,6 +34,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     since: str
     """When it went live, RFC 3339 in UTC."""
     release: int
+    switching: bool = False
+    """A deploy is putting another release in its place just now: what answers may be of either."""
     detail: Mapping[str, Any] = {}
     """What this target alone knows: processes, pods, a rollout's timeline; plain JSON values."""
 
@@ -81,6 +83,13 @@ class Target(Protocol):
 
     def stop(self, *, progress: Say) -> bool:
         """Stop serving, and remove what serves; False where there was nothing."""
+
+    def sweep(self) -> list[str]:
+        """Clean up what a killed deploy or check left behind; what was done, a line each.
+
+        For whoever starts next, and as often as one likes: where a deploy is on, or nothing was
+        left, it does nothing, and it waits for nobody. On Kubernetes the next deploy does it.
+        """
 
 
 def open_target(

@@ -95,19 +95,42 @@ class Api:
             content_type="application/apply-patch+yaml", what=("patch", kind, name),
         )  # fmt: skip
 
-    def create(self, wanted: Object) -> Object:
+    def create(self, wanted: Object, *, manager: str = "") -> Object:
         """A new object; `ApiError` with status 409 when it is there."""
         kind = wanted["kind"]
-        return self.send("POST", self._path(kind), body=wanted, what=("create", kind, ""))
+        return self.send(
+            "POST", self._path(kind, version=wanted["apiVersion"]),
+            query={"fieldManager": manager} if manager else None, body=wanted,
+            what=("create", kind, ""),
+        )  # fmt: skip
 
     def replace(self, wanted: Object) -> Object:
         """The object as given; `ApiError` with status 409 when it is no longer the one read."""
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         return self.send("PUT", self._path(kind, name), body=wanted, what=("update", kind, name))
 
-    def delete(self, kind: str, name: str) -> bool:
-        """Delete an object and what belongs to it; False when there was none."""
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+    def merge(self, found: Object, change: Object) -> Object:
+        """The object with what `change` says merged into it; `ApiError` with status 409 when
+        `change` names another resourceVersion than it has."""
+        kind, name = found["kind"], found["metadata"]["name"]
+        return self.send(
+            "PATCH", self._path(kind, name), body=change,
+            content_type="application/merge-patch+json", what=("patch", kind, name),
+        )  # fmt: skip
+
+    def delete(
+        self, kind: str, name: str, *, preconditions: Mapping[str, str] | None = None
+    ) -> bool:
+        """Delete an object and what belongs to it; False when there was none.
+
+        `ApiError` with status 409 when it has not the `uid` and `resourceVersion` of
+        `preconditions`.
+        """
+        body: Object = {
+            "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background",
+        }  # fmt: skip
+        if preconditions:
+            body["preconditions"] = dict(preconditions)
         return self._maybe("DELETE", kind, name, body) is not None
 
     def log(self, pod: str, *, lines: int, previous: bool) -> str:

@@ -28,8 +28,8 @@ from typing import IO, Any, NoReturn, Protocol, cast
 
 import msgspec
 
-from tandem import ask
-from tandem.errors import TandemError, TargetError
+from tandem import ask, processes
+from tandem.errors import ImageFault, TandemError, TargetError
 from tandem.targets import Check, DeployRequest, Live, Say
 from tandem.targets import front as front_program
 
@@ -44,11 +44,18 @@ KEEP = 10
 """Logs and unpacked images that stay, for a look back and for a quick way back."""
 
 
+class PortLost(TargetError):
+    """Another program took the port that was chosen for an instance: worth another try at once."""
+
+
 class Process(msgspec.Struct, frozen=True):
     """A process that is this one and no other: a number alone is used again."""
 
     pid: int
-    created: float
+    created: float = 0.0
+    """In epoch seconds; only of what an edition before `mark` wrote down."""
+    mark: str = ""
+    """Its identity, see `tandem.processes`."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,12 +77,13 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retiring(msgspec.Struct, frozen=True):
-    """An instance to end, whether it was told so, and when (in epoch seconds) it will be made
-    to."""
+    """An instance to end, whether it was told so, and when it will be made to: in seconds since
+    the machine started, in that start."""
 
     instance: Instance
     deadline: float
     told: bool = False
+    boot: str = ""
 
 
 class Front(msgspec.Struct, frozen=True):
@@ -92,6 +100,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     starting: Instance | None = None
     retiring: tuple[Retiring, ...] = ()
     front: Front | None = None
+    deployer: str = ""
+    """The process that put `starting` there."""
     front_is_new: bool = False
     """Until the deploy that opened it is done there may be another one, on the port that was set
     before."""
@@ -111,6 +121,13 @@ class Runner(Protocol):
     def alive(self, instance: Instance) -> bool:
         """Whether it runs."""
 
+    def ended(self, instance: Instance) -> TargetError | None:
+        """None while it runs; else how it ended, judged by what ended it.
+
+        An `ImageFault` when it did so by itself, `PortLost` when its port was taken, and a plain
+        `TargetError` when something outside of it did.
+        """
+
     def terminate(self, instance: Instance) -> None:
         """Ask it to finish its work and end; does not wait."""
 
@@ -126,6 +143,9 @@ class Runner(Protocol):
 
     def tidy(self, digests: set[str]) -> None:
         """Forget what is kept for images other than these and the latest ones."""
+
+    def sweep(self) -> list[str]:
+        """End the private checks (see `run_once`) whose process is gone; a line each."""
 
 
 class BlueGreen:
@@ -169,6 +189,17 @@ class BlueGreen:
             lines.append(f"{self.url()} does not lead to release {state.live.release}")
         return lines
 
+    def sweep(self) -> list[str]:
+        """Clean up what a killed deploy or check left behind; see `Target.sweep`."""
+        said = self.runner.sweep()
+        if not _left_behind(self._read()):
+            return said
+        with self._try_lock() as ours:
+            # Read again with the lock: it may have been the work of a deploy that is done.
+            if ours and _left_behind(self._read()):
+                self._recover(said.append)
+        return said
+
     def deploy(self, request: DeployRequest, *, check: Check, progress: Say) -> Live:
         """Make the image live; see `Target.deploy`."""
         with self._lock(progress):
@@ -195,7 +226,7 @@ class BlueGreen:
             state = self._retire(msgspec.structs.replace(state, live=None, front=None), *live)
             for retiring in state.retiring:
                 progress(f"waiting for release {retiring.instance.release} to finish its work")
-                while self.runner.alive(retiring.instance) and time.time() < retiring.deadline:
+                while self.runner.alive(retiring.instance) and not _is_over(retiring):
                     time.sleep(0.02)
                 self.runner.kill(retiring.instance)
             for front in fronts:
@@ -207,6 +238,15 @@ class BlueGreen:
     # Steps of a deploy
 
     def _replace(
+        self, state: State, request: DeployRequest, prepared: Any, check: Check, progress: Say
+    ) -> Live:
+        try:
+            return self._try(state, request, prepared, check, progress)
+        except PortLost as problem:
+            progress(f"trying once more on another port: {problem}")
+            return self._try(self._read(), request, prepared, check, progress)
+
+    def _try(
         self, state: State, request: DeployRequest, prepared: Any, check: Check, progress: Say
     ) -> Live:
         old = state.live if state.live and self.runner.alive(state.live) else None
@@ -226,7 +266,9 @@ class BlueGreen:
         try:
             # Written down before it is there: whoever comes after a kill in between looks for its
             # token.
-            state = self._write(msgspec.structs.replace(state, starting=new))
+            state = self._write(
+                msgspec.structs.replace(state, starting=new, deployer=processes.identity())
+            )
             progress(
                 f"starting release {request.release} beside "
                 + (f"release {old.release}" if old else "nothing")
@@ -234,14 +276,14 @@ class BlueGreen:
             new = self.runner.start(new, prepared)
             state = self._write(msgspec.structs.replace(state, starting=new))
             private = f"http://{HOST}:{new.port}"
-            took = ask.wait_ready(private, request.deadline, lambda: self.runner.alive(new))
+            took = ask.wait_ready(private, request.deadline, lambda: self.runner.ended(new))
             progress(f"ready after {took:.1f} s; asking it")
-            check(private)
+            self._ask(check, private, new)
             switched = True
             self._point_at(new)
             progress(f"switched {self.url()} to release {request.release}; asking again")
             self._await_front(state)
-            check(self.url())
+            self._ask(check, self.url(), new)
         except BaseException as problem:
             tail = self.runner.log_tail(new)
             self._put_back(state, old, new, switched)
@@ -249,7 +291,10 @@ class BlueGreen:
             if not isinstance(problem, Exception):
                 raise
             why = str(problem) if isinstance(problem, TandemError | OSError) else repr(problem)
-            raise TargetError(
+            # What it says of the image stays: that is a verdict, and all else is tried again.
+            kept = isinstance(problem, ImageFault | PortLost)
+            fault = type(problem) if kept else TargetError
+            raise fault(
                 f"release {request.release} did not go live, {after}: {why}"
                 + (f"; its last log lines:\n{tail}" if tail else "; it logged nothing")
             ) from (None if isinstance(problem, TandemError) else problem)
@@ -270,6 +315,15 @@ class BlueGreen:
         with contextlib.suppress(OSError):
             self._tidy(state)
         return self._live(new, state)
+
+    def _ask(self, check: Check, url: str, instance: Instance) -> None:
+        """The check; if it fails because the instance ended, that is what is wrong."""
+        try:
+            check(url)
+        except TargetError as problem:
+            if end := self.runner.ended(instance):
+                raise type(end)(f"{problem}: it has stopped, {end}") from None
+            raise
 
     def _unchanged(
         self, state: State, request: DeployRequest, check: Check, progress: Say
@@ -313,7 +367,7 @@ class BlueGreen:
         )
         left = []
         for one in state.retiring:
-            if self.runner.alive(one.instance) and time.time() < one.deadline:
+            if self.runner.alive(one.instance) and not _is_over(one):
                 left.append(one)
             else:
                 self.runner.kill(one.instance)
@@ -321,8 +375,7 @@ class BlueGreen:
 
     def _retire(self, state: State, *instances: Instance) -> State:
         """Write down that these are to end, and tell all that were not told yet."""
-        deadline = time.time() + DRAIN
-        new = (Retiring(instance, deadline) for instance in instances)
+        new = (Retiring(instance, _uptime() + DRAIN, boot=_boot()) for instance in instances)
         state = self._write(msgspec.structs.replace(state, retiring=(*state.retiring, *new)))
         if all(one.told for one in state.retiring):
             return state
@@ -387,11 +440,12 @@ class BlueGreen:
         import psutil
 
         found = []
-        for process in psutil.process_iter(["cmdline", "create_time"]):
+        for process in psutil.process_iter(["cmdline"]):
             argv = process.info["cmdline"] or []
             ours = argv[-1:] == [str(self._backend_file)] and front_program.__file__ in argv
             if ours and port in (None, argv[-2]):
-                found.append(Process(process.pid, process.info["create_time"]))
+                with contextlib.suppress(OSError):
+                    found.append(known(process.pid))
         return found
 
     def _point_at(self, instance: Instance | None) -> None:
@@ -407,7 +461,10 @@ class BlueGreen:
             )
 
     def _serves(self, state: State) -> bool:
-        """Whether the front is there, points at the live one, and the live one runs."""
+        """Whether the front is there, points at the live one, and the live one runs.
+
+        While a deploy is switching it points at the next one, and may yet point back.
+        """
         live, front = state.live, state.front
         if not (live and front and front.port == self.port and process_alive(front.process)):
             return False
@@ -415,7 +472,10 @@ class BlueGreen:
             pointed = self._backend_file.read_text().split()
         except OSError:
             return False
-        return pointed == [str(live.port), live.token] and self.runner.alive(live)
+        right = [[str(live.port), live.token]]
+        if state.starting and _is_switching(state):
+            right.append([str(state.starting.port), state.starting.token])
+        return pointed in right and self.runner.alive(live)
 
     # What is remembered
 
@@ -447,6 +507,7 @@ class BlueGreen:
             reference=instance.reference,
             since=instance.live_since or instance.started,
             release=instance.release,
+            switching=_is_switching(state),
             detail={
                 **self.runner.describe(instance),
                 "draining": [
@@ -459,25 +520,63 @@ class BlueGreen:
 
     @contextlib.contextmanager
     def _lock(self, progress: Say) -> Iterator[None]:
-        """One command at a time on this target; the kernel lets go when its holder dies."""
+        """One command at a time on this target.
+
+        The kernel lets go of it when its holder dies, and only then: one that is stopped, or cut
+        off from all else, still has it.
+        """
+        end = time.monotonic() + LOCK_WAIT
+        said = False
+        while True:
+            with self._try_lock() as ours:
+                if ours:
+                    yield
+                    return
+            if not said:
+                progress(f"waiting for another deploy to {self.name}")
+                said = True
+            if time.monotonic() > end:
+                raise TargetError(
+                    f"another deploy to {self.name} has not ended in {LOCK_WAIT:.0f} s"
+                )
+            time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def _try_lock(self) -> Iterator[bool]:
+        """Whether the lock is ours for as long as the context lasts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as file:
-            end = time.monotonic() + LOCK_WAIT
-            said = False
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not said:
-                        progress(f"waiting for another deploy to {self.name}")
-                        said = True
-                    if time.monotonic() > end:
-                        raise TargetError(
-                            f"another deploy to {self.name} has not ended in {LOCK_WAIT:.0f} s"
-                        ) from None
-                    time.sleep(0.05)
-            yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+
+def _left_behind(state: State) -> bool:
+    """Whether there is something to clean up, unless a deploy is at it."""
+    return state.starting is not None or any(map(_is_over, state.retiring))
+
+
+def _is_switching(state: State) -> bool:
+    """Whether a deploy is on that may switch at any moment; of another container's it is taken to
+    be."""
+    return state.starting is not None and processes.alive(state.deployer) is not False
+
+
+def _is_over(retiring: Retiring) -> bool:
+    return retiring.boot != _boot() or _uptime() >= retiring.deadline
+
+
+def _uptime() -> float:
+    """Seconds since this machine started, asleep or not: no clock that is set moves them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _boot() -> str:
+    """This start of this machine."""
+    return processes.identity().partition("/")[0]
 
 
 # Small things that process: and docker: share.
@@ -517,30 +616,55 @@ def tail(path: Path, lines: int = LOG_LINES) -> str:
         return ""
 
 
-_children: dict[int, subprocess.Popen[bytes]] = {}
-"""Started by this process and not ended yet; they outlive it on purpose, but must be reaped
-while it lives."""
+def is_free(port: int) -> bool:
+    """Whether nobody has that port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+_children: dict[str, subprocess.Popen[bytes]] = {}
+"""Started by this process, by their identity; they outlive it on purpose, but must be reaped while
+it lives, and how they ended is known to it alone."""
+
+
+def known(pid: int) -> Process:
+    """A running process as one to write down. Raises `OSError` when it is gone."""
+    return Process(pid, mark=processes.identity(pid))
 
 
 def remember(child: subprocess.Popen[bytes]) -> Process:
     """The identity of a child that was just started."""
-    import psutil
+    # It is there, running or not, until it is reaped.
+    process = known(child.pid)
+    _children[process.mark] = child
+    return process
 
-    _children[child.pid] = child
-    try:
-        return Process(child.pid, psutil.Process(child.pid).create_time())
-    except psutil.NoSuchProcess:
-        return Process(child.pid, 0.0)
+
+def exit_code(process: Process) -> int | None:
+    """How a child of this process ended, a signal as a negative number; None where that is not
+    known."""
+    child = _children.get(process.mark)
+    return child.poll() if child else None
 
 
 def process_alive(process: Process) -> bool:
-    """Whether that very process still runs."""
+    """Whether that very process still runs; one of another container is none of ours."""
+    if exit_code(process) is not None:
+        return False
+    if process.mark:
+        return processes.alive(process.mark) is True
+    return _was_written_down(process)
+
+
+def _was_written_down(process: Process) -> bool:
+    """Whether a process runs that was written down with the time of its start alone."""
     import psutil
 
-    child = _children.get(process.pid)
-    if child is not None and child.poll() is not None:
-        del _children[process.pid]
-        return False
     try:
         found = psutil.Process(process.pid)
         # A clock that is set by a second moves what psutil computes from it.

@@ -19,8 +19,8 @@ from typing import IO, Any, cast
 
 import msgspec
 
-from tandem import ask
-from tandem.errors import TargetError
+from tandem import ask, processes
+from tandem.errors import ImageFault, TargetError
 from tandem.oci import Registry
 from tandem.targets import DeployRequest, Say
 from tandem.targets.bluegreen import (
@@ -28,10 +28,9 @@ from tandem.targets.bluegreen import (
     LOG_LINES,
     BlueGreen,
     Instance,
-    Process,
-    process_alive,
+    PortLost,
 )
-from tandem.targets.process import DRAIN_SECONDS
+from tandem.targets.process import DRAIN_SECONDS, TAKEN
 
 PORT = 8080
 USER = "10001:10001"
@@ -40,7 +39,12 @@ PROCESSES = 512
 LABEL = "tandem"
 """On every container of ours: `deploy` or `once`."""
 OWNER = "tandem.owner"
-"""On those that must not outlive a process: its number and when it began."""
+"""On those that must not outlive a process: its identity."""
+KILLED = (137, 143)
+"""What a process exits with after SIGKILL and SIGTERM."""
+NO_PROGRAM = 400
+"""How the engine answers when the image has not the program that it names."""
+PORT_TAKEN = (TAKEN, "port is already allocated")
 
 
 def docker_target(port: int, *, state: Path, app: str) -> BlueGreen:
@@ -81,7 +85,7 @@ class DockerRunner:
                 ports={f"{PORT}/tcp": (HOST, instance.port)},
                 **confined(),
             )
-            container.start()
+            _start(container)
             return msgspec.structs.replace(instance, container=container.id)
 
     def alive(self, instance: Instance) -> bool:
@@ -89,6 +93,11 @@ class DockerRunner:
         with engine() as client:
             container = self._find(client, instance)
             return container is not None and container.status == "running"
+
+    def ended(self, instance: Instance) -> TargetError | None:
+        """None while its container runs; else how it ended, see `Runner.ended`."""
+        with engine() as client:
+            return _how_ended(self._find(client, instance))
 
     def terminate(self, instance: Instance) -> None:
         """SIGTERM to the container, which drains and ends."""
@@ -120,6 +129,11 @@ class DockerRunner:
     def tidy(self, digests: set[str]) -> None:
         """Images are the engine's to keep: `docker image prune` is a person's decision."""
 
+    def sweep(self) -> list[str]:
+        """Remove the checks that a killed process of this machine left."""
+        with engine() as client:
+            return _sweep(client)
+
     def _name(self, instance: Instance) -> str:
         return f"{self.app}-{instance.release}-{instance.token[:8]}"
 
@@ -130,6 +144,38 @@ class DockerRunner:
             return client.containers.get(instance.container or self._name(instance))
         except docker.errors.NotFound:
             return None
+
+
+def _start(container: Any) -> None:
+    """Start it. Raises `PortLost`, or `ImageFault` where it has no such program."""
+    import docker.errors
+
+    try:
+        container.start()
+    except docker.errors.APIError as problem:
+        said = str(problem.explanation or problem)
+        if any(words in said.lower() for words in PORT_TAKEN):
+            raise PortLost(f"Docker: {said}") from None
+        if problem.status_code == NO_PROGRAM:
+            raise ImageFault(f"Docker: {said}") from None
+        raise
+
+
+def _how_ended(container: Any) -> TargetError | None:
+    """None while it runs; else how it ended, as the engine tells it."""
+    if container is None:
+        return TargetError("its container was removed")
+    state = container.attrs["State"]
+    if state["Status"] == "running":
+        return None
+    code = state["ExitCode"]
+    if state.get("OOMKilled"):
+        return ImageFault(f"out of memory, of which it may have {MEMORY}")
+    if code in KILLED:
+        return TargetError(f"exit code {code}, so it was ended from outside")
+    if state["Status"] != "exited" or state.get("Error"):
+        return TargetError(f"{state['Status']}: {state.get('Error') or 'the engine tells no more'}")
+    return ImageFault(f"exit code {code}")
 
 
 def confined() -> dict[str, Any]:
@@ -292,11 +338,8 @@ def run_container_once(
     registry: Registry, digest: str, *, state: Path, env: Mapping[str, str], deadline: float
 ) -> Iterator[str]:
     """The image as a container of this context, without any network; see `run_once`."""
-    import psutil
-
     del state  # the engine remembers by labels
     name = f"tandem-once-{secrets.token_hex(6)}"
-    owner = f"{os.getpid()} {psutil.Process().create_time()}"
     told = {"HOST": HOST, "PORT": str(PORT), "TANDEM_IMAGE_DIGEST": digest}
     with engine() as client, _ends_with_us(name):
         _sweep(client)
@@ -304,16 +347,16 @@ def run_container_once(
         container = client.containers.create(
             image,
             name=name,
-            labels={LABEL: "once", OWNER: owner},
+            labels={LABEL: "once", OWNER: processes.identity()},
             network_mode="none",
             environment={**env, **told},
             **confined(),
         )
         try:
-            container.start()
+            _start(container)
             with _relayed(container) as url:
                 try:
-                    ask.wait_ready(url, deadline, lambda: _runs(container))
+                    ask.wait_ready(url, deadline, lambda: _ended(container))
                 except TargetError as problem:
                     said = log_of(container)
                     raise type(problem)(
@@ -391,9 +434,9 @@ def _relay(container: Any, client: socket.socket) -> None:
                 layer.close()
 
 
-def _runs(container: Any) -> bool:
+def _ended(container: Any) -> TargetError | None:
     container.reload()
-    return bool(container.status == "running")
+    return _how_ended(container)
 
 
 @contextlib.contextmanager
@@ -411,10 +454,13 @@ def _ends_with_us(name: str) -> Iterator[None]:
         cast(IO[bytes], guard.stdin).close()
 
 
-def _sweep(client: Any) -> None:
-    """Remove what checks left whose process is no more, on this machine."""
+def _sweep(client: Any) -> list[str]:
+    """Remove what checks left whose process is no more; of another machine or container nothing is
+    known."""
     ours = {"label": f"{LABEL}=once"}
+    said = []
     for found in client.containers.list(all=True, ignore_removed=True, filters=ours):
-        pid, _, created = found.labels.get(OWNER, "").partition(" ")
-        if pid.isdecimal() and not process_alive(Process(int(pid), float(created))):
+        if processes.alive(found.labels.get(OWNER, "")) is False:
             remove(found)
+            said.append(f"the check {found.name} was cut off: removed it")
+    return said

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import http.client
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -16,13 +18,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tandem import ask
-from tandem.errors import SettingError, TandemError, TargetError
+from tandem.errors import ImageFault, SettingError, TandemError, TargetError
 from tandem.oci import Registry
 from tandem.targets import Check, DeployRequest, Live, Say, manifests, rollout
 from tandem.targets.api import Api, ApiError, Unreachable
 from tandem.targets.bluegreen import now
+from tandem.targets.fence import Fence, Superseded
 from tandem.targets.kubeconfig import log_in
-from tandem.targets.lease import Lease
+from tandem.targets.lease import Lease, is_on
 from tandem.targets.manifests import (
     MANAGER,
     PREFIX,
@@ -146,12 +149,18 @@ class KubernetesTarget:
         facts = _facts(request)
         wanted = self.objects(facts, secret_name)
         if unchanged := self._unchanged(wanted, facts, check, progress):
+            if secret:
+                self._renew(secret, progress)
             return unchanged
         timeline = rollout.Timeline(progress)
         with Lease(self.api, self.app, progress) as lease:
+            fence = Fence(self.api, lease)
             record = self._record()
             known, notes = self._offered(wanted)
             before = self.api.get("Deployment", self.app)
+            if before:
+                # Asked while nothing is written yet: an old Role does not allow it.
+                rollout.Revisions(self.api, self.app).hash_of(before)
             offered = self._with_replicas(known, before)
             for note in notes:
                 timeline.say(note)
@@ -159,17 +168,17 @@ class KubernetesTarget:
             # Written down first: what a deploy that is cut off made is then known to the next one.
             made = [*([secret] if secret else []), *offered]
             names = sorted({*record.get("names", []), *map(name_of, made)})
-            self._remember({**record, "names": names})
+            self._remember({**record, "names": names}, fence)
             try:
-                self._apply(made, timeline, before)
+                self._apply(made, timeline, fence)
                 lease.check()
-                pods = self._whole(facts, timeline, check)
+                pods = self._whole(facts, timeline, check, fence)
                 lease.check()
+            except Superseded as newer:
+                raise Superseded(f"release {facts.release} did not go live: {newer}") from None
             except BaseException as problem:  # noqa: BLE001 - what _undo gives is raised
-                if lease_lost := _is_lost(lease):
-                    raise TargetError(f"release {facts.release}: {lease_lost}") from None
-                raise self._undo(record, facts, problem, timeline) from None
-            self._prune(names, made, timeline)
+                raise self._undo(record, facts, problem, timeline, fence) from None
+            self._prune(names, made, timeline, fence)
             timeline.say(f"release {facts.release} is live")
             good = Good(
                 release=facts.release, digest=facts.digest, reference=facts.reference,
@@ -178,14 +187,16 @@ class KubernetesTarget:
             )  # fmt: skip
             moments = msgspec.to_builtins(timeline.moments)
             self._remember({"objects": offered, "names": sorted(map(name_of, made)),
-                            "timeline": moments, "good": msgspec.to_builtins(good)})  # fmt: skip
-            deployment = self._mark(good)
+                            "timeline": moments, "good": msgspec.to_builtins(good),
+                            "login": _login_mark(secret)},
+                           fence)  # fmt: skip
+            deployment = self._mark(good, fence)
             found = self._live(deployment, self.api.get("Service", self.app))
         shown = [rollout.describe(pod) for pod in pods]
         detail = {**found.detail, "pods": shown, "timeline": moments, "notes": notes}
         # Writing down that it is live is a change of its own, which the controller has yet to see.
         detail.pop("rollout", None)
-        return msgspec.structs.replace(found, detail=detail)
+        return msgspec.structs.replace(found, detail=detail, switching=False)
 
     def objects(self, facts: Facts, pull_secret: str = "") -> list[Object]:
         """Every object of a release, as `tandem manifests` shows them."""
@@ -198,12 +209,16 @@ class KubernetesTarget:
         return manifests.render(self.objects(_facts(request), self._secret_name(request.registry)))
 
     def stop(self, *, progress: Say) -> bool:
-        """Remove the app from the namespace, and wait until its pods are gone."""
-        with Lease(self.api, self.app, progress):
+        """Remove the app from the namespace, and wait until its pods are gone.
+
+        The Lease stays: its number must never go back.
+        """
+        with Lease(self.api, self.app, progress) as lease:
+            fence = Fence(self.api, lease)
             names = self._record().get("names", [])
             there = False
             for name in sorted(names, key=lambda name: name.split("/")[0] != "Deployment"):
-                there |= self._delete(name)
+                there |= self._delete(name, fence)
             end = time.monotonic() + self.settings.drain_seconds + 60
             before = 0
             while (left := len(self._pods())) and time.monotonic() < end:
@@ -211,9 +226,12 @@ class KubernetesTarget:
                     progress(f"waiting for {left} pods to finish their work")
                 before = left
                 time.sleep(0.5)
-            self.api.delete("ConfigMap", self._record_name)
-        self.api.delete("Lease", f"{self.app}-{MANAGER}")
+            self._delete(f"ConfigMap/{self._record_name}", fence)
         return there
+
+    def sweep(self) -> list[str]:
+        """Nothing: the next deploy finds what was left, and who holds the Lease by then."""
+        return []
 
     # Steps
 
@@ -242,6 +260,20 @@ class KubernetesTarget:
             return None
         progress(f"release {good.release} is live already; nothing rolled out")
         return self._live(deployment, service)
+
+    def _renew(self, secret: Object, progress: Say) -> None:
+        """Write the pull secret again where it is another login by now; no pod is restarted."""
+        if _is_made_of(secret, self._record()):
+            return
+        with Lease(self.api, self.app, progress) as lease:
+            fence = Fence(self.api, lease)
+            record = self._record()
+            # What was waited for may have written it, or have stopped all.
+            if not record or _is_made_of(secret, record):
+                return
+            fence.apply(secret)
+            self._remember({**record, "login": _login_mark(secret)}, fence)
+            progress(f"wrote the registry's new login to {name_of(secret)}")
 
     def _just_seen(self) -> tuple[Object | None, Object | None]:
         """Deployment and Service; as `current()` read them, when that was a moment ago."""
@@ -281,33 +313,33 @@ class KubernetesTarget:
         for line in self._changed(record.get("objects", []), {f"Deployment/{self.app}": live}):
             timeline.say(f"changed by somebody: {line}")
 
-    def _apply(self, wanted: list[Object], timeline: rollout.Timeline, live: Object | None) -> None:
-        """Apply all, taking back fields that others changed, and saying so.
-
-        `live` is the Deployment as it is now.
-        """
+    def _apply(self, wanted: list[Object], timeline: rollout.Timeline, fence: Fence) -> None:
+        """Apply all, taking back fields that others changed, and saying so."""
         for asked in wanted:
             one = asked
-            if one["kind"] == "Deployment" and live:
-                self._take_out(one, live, timeline)
+            if one["kind"] == "Deployment":
+                self._take_out(one, timeline, fence)
             try:
-                self.api.apply(one, manager=MANAGER, force=False)
+                fence.apply(one)
             except ApiError as problem:
                 if problem.status != 409 or not problem.causes:
                     raise
                 one = self._settle(one, problem, timeline)
-                self.api.apply(one, manager=MANAGER, force=True)
+                fence.apply(one, force=True)
         timeline.say(f"applied {', '.join(map(name_of, wanted))}")
 
-    def _take_out(self, one: Object, live: Object, timeline: rollout.Timeline) -> None:
+    def _take_out(self, one: Object, timeline: rollout.Timeline, fence: Fence) -> None:
         """Replace the pods' template where others put something in: applying would leave it."""
-        found = manifests.differences(one["spec"]["template"], live["spec"]["template"])
-        added = [line for line in found if line.endswith(" was added")]
-        if added:
+
+        def without(live: Object) -> Object | None:
+            found = manifests.differences(one["spec"]["template"], live["spec"]["template"])
+            added = [line for line in found if line.endswith(" was added")]
+            if not added:
+                return None
             timeline.say(f"taking out of {name_of(one)}: {'; '.join(added)}")
-            metadata = {k: v for k, v in live["metadata"].items() if k != "resourceVersion"}
-            spec = {**live["spec"], "template": one["spec"]["template"]}
-            self.api.replace({**live, "metadata": metadata, "spec": spec})
+            return {**live, "spec": {**live["spec"], "template": one["spec"]["template"]}}
+
+        fence.change("Deployment", self.app, without)
 
     def _settle(self, one: Object, problem: ApiError, timeline: rollout.Timeline) -> Object:
         """Decide a conflict: an autoscaler keeps its replicas, everything else is taken back."""
@@ -335,11 +367,11 @@ class KubernetesTarget:
             (one["spec"].get("scaleTargetRef") or {}).get("name") == self.app for one in found
         )
 
-    def _whole(self, facts: Facts, timeline: rollout.Timeline, check: Check) -> list[Object]:
+    def _whole(
+        self, facts: Facts, timeline: rollout.Timeline, check: Check, fence: Fence
+    ) -> list[Object]:
         """Wait until every pod is of this release, and every answer too."""
-        pods = rollout.wait(
-            self.api, self.app, facts.release, deadline=facts.deadline, timeline=timeline
-        )
+        pods = self._rolled_out(facts.release, facts, timeline, fence)
         url = self._await_address(timeline)
         timeline.say(f"all {len(pods)} pods are ready; asking {url}")
         end = time.monotonic() + ANSWER_WAIT
@@ -352,6 +384,14 @@ class KubernetesTarget:
             time.sleep(A_LITTLE)
         timeline.say(f"{took} answers in a row, and the check")
         return pods
+
+    def _rolled_out(
+        self, release: int, facts: Facts, timeline: rollout.Timeline, fence: Fence
+    ) -> list[Object]:
+        return rollout.wait(
+            self.api, self.app, release,
+            deadline=facts.deadline, timeline=timeline, judge_it=fence.judge,
+        )  # fmt: skip
 
     def _is_leaving(self, digest: str) -> bool:
         """Whether a pod of another image is still there."""
@@ -373,7 +413,7 @@ class KubernetesTarget:
 
     def _undo(
         self, record: Mapping[str, Any], facts: Facts, problem: BaseException,
-        timeline: rollout.Timeline,
+        timeline: rollout.Timeline, fence: Fence,
     ) -> BaseException:  # fmt: skip
         """Put back what was live, and wait for it; gives the error that tells both."""
         why = str(problem) if isinstance(problem, TandemError | OSError) else repr(problem)
@@ -383,45 +423,42 @@ class KubernetesTarget:
         try:
             if isinstance(problem, Unreachable):
                 raise problem
+            fence.holder.verify()
             if good is None:
-                self._delete(f"Deployment/{self.app}")
+                self._delete(f"Deployment/{self.app}", fence)
                 then = "nothing was live before, and nothing is now"
             else:
                 timeline.say(f"putting release {good.release} back")
                 live = self.api.get("Deployment", self.app)
-                self._apply(self._with_replicas(record["objects"], live), timeline, live)
-                pods = rollout.wait(
-                    self.api, self.app, good.release, deadline=facts.deadline, timeline=timeline
-                )
+                self._apply(self._with_replicas(record["objects"], live), timeline, fence)
+                pods = self._rolled_out(good.release, facts, timeline, fence)
                 url = self._await_address(timeline)
                 await_answers(url, good.digest, len(pods), timeline.say)
                 then = f"release {good.release} is live again"
         except Unreachable as away:
             then = f"and what is live now is not known, because {away}: run it again"
+        except Superseded as newer:
+            then = f"and nothing was put back, because {newer}"
         except TandemError as worse:
             then = f"and release {good.release if good else 0} could not be put back: {worse}"
         if not isinstance(problem, Exception):
             return problem
-        return TargetError(f"{failed}\n{then}" if "\n" in failed else f"{failed}; {then}")
+        # What it says of the image stays: that is a verdict, and all else is tried again.
+        fault = ImageFault if isinstance(problem, ImageFault) else TargetError
+        return fault(f"{failed}\n{then}" if "\n" in failed else f"{failed}; {then}")
 
-    def _prune(self, names: list[str], offered: list[Object], timeline: rollout.Timeline) -> None:
+    def _prune(
+        self, names: list[str], offered: list[Object], timeline: rollout.Timeline, fence: Fence
+    ) -> None:
         """Delete what an earlier release had and this one has not."""
         kept = set(map(name_of, offered))
         for name in names:
-            if name not in kept and self._delete(name):
+            if name not in kept and self._delete(name, fence):
                 timeline.say(f"removed {name}, which this release no longer has")
 
-    def _delete(self, name: str) -> bool:
+    def _delete(self, name: str, fence: Fence) -> bool:
         kind, _, what = name.partition("/")
-        if kind == "Secret":
-            # Made under a name that is ours; reading it would take a permission for nothing else.
-            return self.api.delete(kind, what)
-        found = self.api.get(kind, what)
-        labels = ((found or {}).get("metadata") or {}).get("labels") or {}
-        # Only what is ours: a person may have an object of that name.
-        if labels.get("app.kubernetes.io/managed-by") != MANAGER:
-            return False
-        return self.api.delete(kind, what)
+        return fence.delete(kind, what, ours=_is_ours)
 
     # What is remembered in the cluster
 
@@ -438,8 +475,8 @@ class KubernetesTarget:
             return {}
         return record
 
-    def _remember(self, record: Mapping[str, Any]) -> None:
-        self.api.apply(
+    def _remember(self, record: Mapping[str, Any], fence: Fence) -> None:
+        fence.apply(
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
@@ -447,12 +484,12 @@ class KubernetesTarget:
                              "labels": {"app.kubernetes.io/managed-by": MANAGER}},
                 "data": {"record": json.dumps(record)},
             },
-            manager=MANAGER, force=True,
+            force=True,
         )  # fmt: skip
 
-    def _mark(self, good: Good) -> Object:
+    def _mark(self, good: Good, fence: Fence) -> Object:
         text = msgspec.json.encode(good).decode()
-        return self.api.apply(
+        return fence.apply(
             {
                 "apiVersion": "apps/v1",
                 "kind": "Deployment",
@@ -478,7 +515,9 @@ class KubernetesTarget:
         judged = rollout.judge(deployment)
         if judged.waiting_for or judged.stopped:
             detail["rollout"] = judged.stopped or f"waiting for {judged.waiting_for}"
+        moving = not known or "rollout" in detail
         return Live(
+            switching=moving and is_on(self.api, self.app),
             url=self._url(service) or "",
             digest=digest,
             reference=image,
@@ -635,6 +674,25 @@ def _secret(app: str) -> str:
     return f"{app}-registry"
 
 
+def _login_mark(secret: Object | None, salt: bytes = b"") -> str:
+    """What tells a login from another one and gives nothing away: slow to compute, and salted."""
+    if secret is None:
+        return ""
+    salt = salt or os.urandom(16)
+    said = json.dumps(secret["data"], sort_keys=True).encode()
+    return f"{salt.hex()}:{hashlib.scrypt(said, salt=salt, n=2**14, r=8, p=1).hex()}"
+
+
+def _is_made_of(secret: Object, record: Mapping[str, Any]) -> bool:
+    """Whether the last pull secret that was written holds the same login."""
+    mark = str(record.get("login", ""))
+    try:
+        salt = bytes.fromhex(mark.partition(":")[0])
+    except ValueError:
+        return False
+    return bool(salt) and hmac.compare_digest(_login_mark(secret, salt), mark)
+
+
 def _login(registry: Registry) -> tuple[str, str, str] | None:
     """Host, user and password of a registry; None where Tandem has none, or only a token."""
     from tandem.oci.login import find_credentials
@@ -646,9 +704,7 @@ def _login(registry: Registry) -> tuple[str, str, str] | None:
     return host, found.username, found.password
 
 
-def _is_lost(lease: Lease) -> str:
-    try:
-        lease.check()
-    except TargetError as problem:
-        return str(problem)
-    return ""
+def _is_ours(found: Object) -> bool:
+    """A person may have an object of that name."""
+    labels = found["metadata"].get("labels") or {}
+    return bool(labels.get("app.kubernetes.io/managed-by") == MANAGER)

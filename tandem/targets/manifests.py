@@ -16,6 +16,8 @@ MANAGER = "tandem"
 PREFIX = "tandem.dev/"
 """Of Tandem's own annotations; the standard labels are those of kubernetes.io."""
 RELEASE, DIGEST = PREFIX + "release", PREFIX + "image-digest"
+FENCE = PREFIX + "fence"
+"""On each object, put there as it is written: which holder of the Lease wrote it last."""
 DNS_LABEL = "service.beta.kubernetes.io/azure-dns-label-name"
 PORT = 8080
 PUBLIC_PORT = 80

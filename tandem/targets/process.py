@@ -24,9 +24,13 @@ from tandem.targets.bluegreen import (
     HOST,
     BlueGreen,
     Instance,
+    PortLost,
     Process,
     end_process,
+    exit_code,
     free_port,
+    is_free,
+    known,
     now,
     process_alive,
     remember,
@@ -39,6 +43,12 @@ TOKEN = "TANDEM_INSTANCE"  # noqa: S105 - a name to find a process by, not a sec
 DRAIN_SECONDS = "2"
 """For the service, unless the request says otherwise: no load balancer has to notice anything
 here."""
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""What ends a process that did nothing wrong: the machine that is out of memory or is stopped, a
+person."""
+TAKEN = "address already in use"
+PYTHON = "python-"
+"""Of this machine: how the folders of its virtual environments begin."""
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -88,15 +98,28 @@ class ProcessRunner:
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 )  # fmt: skip
         except OSError as problem:
-            # No such program, or not one: the image's. What this machine lacks, it may have later.
-            is_of_image = isinstance(problem, FileNotFoundError | PermissionError)
-            fault = ImageFault if is_of_image else TargetError
+            fault = ImageFault if _is_of_image(problem, prepared) else TargetError
             raise fault(f"{prepared.argv[0]} cannot be started: {problem.strerror}") from None
         return msgspec.structs.replace(instance, process=remember(child))
 
     def alive(self, instance: Instance) -> bool:
         """Whether its process runs."""
         return instance.process is not None and process_alive(instance.process)
+
+    def ended(self, instance: Instance) -> TargetError | None:
+        """None while it runs; else how it ended, see `Runner.ended`."""
+        if self.alive(instance):
+            return None
+        code = exit_code(instance.process) if instance.process else None
+        if code is None:
+            return TargetError("how is not known: its process was started by another one")
+        # A shell around it tells a signal as a number above 128.
+        sent = -code if code < 0 else code - 128
+        if sent in FROM_OUTSIDE:
+            return TargetError(f"ended by {signal.Signals(sent).name}, from outside")
+        if TAKEN in self.log_tail(instance).lower() and not is_free(instance.port):
+            return PortLost(f"port {instance.port} was taken by another program")
+        return ImageFault(f"ended by signal {-code}" if code < 0 else f"exit code {code}")
 
     def terminate(self, instance: Instance) -> None:
         """SIGTERM to its process, which drains and ends its own workers."""
@@ -130,6 +153,21 @@ class ProcessRunner:
     def tidy(self, digests: set[str]) -> None:
         """Remove unpacked images and layers that nobody used lately."""
         roots.prune(self.state, digests)
+
+    def sweep(self) -> list[str]:
+        """Stop the checks that a killed process left running."""
+        return _sweep(self, self.state / "once")
+
+
+def _is_of_image(problem: OSError, prepared: Prepared) -> bool:
+    """Whether the image names a program that it does not have, or that is none.
+
+    What this machine lacks, its Python or the unpacked folder, it may have later.
+    """
+    program = Path(prepared.argv[0])
+    ours = program.parent.parent.name.startswith(PYTHON)
+    there = Path(prepared.folder).is_dir()
+    return isinstance(problem, FileNotFoundError | PermissionError) and there and not ours
 
 
 def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prepared:
@@ -165,7 +203,7 @@ def bare_python(state: Path) -> Path:
     machine's leaks in."""
     base = getattr(sys, "_base_executable", None) or sys.executable
     key = hashlib.sha256(f"{base} {sys.version}".encode()).hexdigest()[:12]
-    venv = state.absolute() / f"python-{key}"
+    venv = state.absolute() / f"{PYTHON}{key}"
     if not (venv / "bin" / "python3").exists():
         with roots.beside(venv) as making:
             done = subprocess.run(
@@ -183,23 +221,38 @@ def run_process_once(
     registry: Registry, digest: str, *, state: Path, env: Mapping[str, str], deadline: float
 ) -> Iterator[str]:
     """The image as a process of this context; see `run_once`."""
-    import psutil
-
     runner = ProcessRunner(state)
-    folder = runner.state / "once"
-    _sweep(runner, folder)
+    runner.sweep()
     prepared = prepare(registry, digest, runner.state, lambda line: None)
+
+    def started() -> contextlib.AbstractContextManager[str]:
+        return _started(runner, registry.reference(digest), digest, prepared, env, deadline)
+
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(started())
+        except PortLost:
+            url = stack.enter_context(started())
+        yield url
+
+
+@contextlib.contextmanager
+def _started(
+    runner: ProcessRunner, reference: str, digest: str, prepared: Prepared,
+    env: Mapping[str, str], deadline: float,
+) -> Iterator[str]:  # fmt: skip
+    folder = runner.state / "once"
     token = secrets.token_hex(8)
     instance = Instance(
         token=token,
         digest=digest,
-        reference=registry.reference(digest),
+        reference=reference,
         release=0,
         env=dict(env),
         port=free_port(),
         started=now(),
         log=str(folder / f"{token}.log"),
-        owner=Process(os.getpid(), psutil.Process().create_time()),
+        owner=known(os.getpid()),
     )
     record = folder / f"{token}.json"
     write_atomically(record, msgspec.json.encode(instance))
@@ -209,11 +262,11 @@ def run_process_once(
         with _ends_with_us(instance):
             url = f"http://{HOST}:{instance.port}"
             try:
-                ask.wait_ready(url, deadline, lambda: runner.alive(instance))
+                ask.wait_ready(url, deadline, lambda: runner.ended(instance))
             except TargetError as problem:
                 said = runner.log_tail(instance)
                 raise type(problem)(
-                    f"{instance.reference} does not start: {problem}"
+                    f"{reference} does not start: {problem}"
                     + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
                 ) from None
             yield url
@@ -241,8 +294,9 @@ def _ends_with_us(instance: Instance) -> Iterator[None]:
         cast(IO[bytes], guard.stdin).close()
 
 
-def _sweep(runner: ProcessRunner, folder: Path) -> None:
-    """Stop what a killed check left running."""
+def _sweep(runner: ProcessRunner, folder: Path) -> list[str]:
+    """Stop what a killed check left running; a line each."""
+    said = []
     for record in folder.glob("*.json"):
         try:
             instance = msgspec.json.decode(record.read_bytes(), type=Instance)
@@ -252,6 +306,8 @@ def _sweep(runner: ProcessRunner, folder: Path) -> None:
             runner.kill(instance)
             record.unlink(missing_ok=True)
             Path(instance.log).unlink(missing_ok=True)
+            said.append(f"a check of {instance.reference} was cut off: stopped it")
+    return said
 
 
 def _of_token(token: str) -> list[Process]:
@@ -263,5 +319,5 @@ def _of_token(token: str) -> list[Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(TOKEN) == token:
-                found.append(Process(process.pid, process.create_time()))
+                found.append(known(process.pid))
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tandem.errors import TargetError
+from tandem.errors import ImageFault, TargetError
 from tandem.targets.api import Api
 from tandem.targets.manifests import RELEASE, Object
 
@@ -21,6 +21,10 @@ LOOK = 5.0
 UNSCHEDULABLE = 30.0
 """Seconds a pod may wait for a node: time for an autoscaler to say that it makes one."""
 LOG_LINES = 12
+KILLED = (137, 143)
+"""What a container exits with after SIGKILL and SIGTERM."""
+REVISION = "deployment.kubernetes.io/revision"
+HASH = "pod-template-hash"
 CANNOT_PULL = ("not found", "unknown", "unauthorized", "denied", "no basic auth", "authentication",
                "forbidden", "invalid reference")  # fmt: skip
 CANNOT_START = {"InvalidImageName", "CreateContainerConfigError", "CreateContainerError",
@@ -41,6 +45,8 @@ class Stuck(msgspec.Struct, frozen=True):
     pod: str
     why: str
     restarted: bool = False
+    fault: type[TargetError] = TargetError
+    """`ImageFault` where it is the image's."""
 
 
 def judge(deployment: Object) -> Verdict:
@@ -66,10 +72,10 @@ def judge(deployment: Object) -> Verdict:
     return Verdict()
 
 
-def stuck(pods: Iterable[Object], release: int) -> Stuck | None:
-    """The first pod of that release that cannot get ready by itself, and why."""
+def stuck(pods: Iterable[Object], ours: str) -> Stuck | None:
+    """The first pod of that template hash that cannot get ready by itself, and why."""
     for pod in pods:
-        if not _is_of(pod, release) or pod["metadata"].get("deletionTimestamp"):
+        if not _is_of(pod, ours) or pod["metadata"].get("deletionTimestamp"):
             continue
         name = pod["metadata"]["name"]
         for container in (pod.get("status") or {}).get("containerStatuses") or []:
@@ -82,27 +88,77 @@ def stuck(pods: Iterable[Object], release: int) -> Stuck | None:
                 return Stuck(name, f"the container cannot be started: {reason}: {message}")
             elif reason == "CrashLoopBackOff":
                 return Stuck(
-                    name, f"the service stops as soon as it starts{_code(container)}", True
+                    name,
+                    f"the service stops as soon as it starts{_code(container)}",
+                    restarted=True,
+                    fault=_fault(container),
                 )
     return None
 
 
-def unschedulable(pods: Iterable[Object], release: int) -> tuple[str, str] | None:
-    """A pod of that release for which there is no node, and what the scheduler says."""
+def unschedulable(pods: Iterable[Object], ours: str) -> tuple[str, str] | None:
+    """A pod of that template hash for which there is no node, and what the scheduler says."""
     for pod in pods:
         for condition in (pod.get("status") or {}).get("conditions") or []:
-            if condition.get("reason") == "Unschedulable" and _is_of(pod, release):
+            if condition.get("reason") == "Unschedulable" and _is_of(pod, ours):
                 return pod["metadata"]["name"], condition.get("message", "")
     return None
 
 
-def _is_of(pod: Object, release: int) -> bool:
-    return (pod["metadata"].get("annotations") or {}).get(RELEASE) == str(release)
+class Revisions:
+    """Which pods are of a Deployment's newest template.
+
+    A release number does not tell: a try that failed and the next one share it.
+    """
+
+    def __init__(self, api: Api, app: str) -> None:
+        self.api = api
+        self.app = app
+        self._known: tuple[tuple[str, int, str], str] | None = None
+
+    def hash_of(self, deployment: Object) -> str:
+        """The `pod-template-hash` of the pods it makes now; empty until the controller has seen it.
+
+        Its ReplicaSet of the same revision has it; asked once for each revision.
+        """
+        metadata = deployment["metadata"]
+        observed = (deployment.get("status") or {}).get("observedGeneration", 0)
+        revision = (metadata.get("annotations") or {}).get(REVISION, "")
+        if not revision or observed < metadata["generation"]:
+            return ""
+        key = (metadata["uid"], metadata["generation"], revision)
+        if self._known is None or self._known[0] != key:
+            found = self.api.list("ReplicaSet", label=f"app.kubernetes.io/instance={self.app}")
+            hashes = [one["metadata"]["labels"][HASH] for one in found["items"] if _owns(key, one)]
+            if not hashes:
+                return ""
+            self._known = (key, hashes[0])
+        return self._known[1]
+
+
+def _owns(key: tuple[str, int, str], replica_set: Object) -> bool:
+    uid, _, revision = key
+    metadata = replica_set["metadata"]
+    owners = [owner["uid"] for owner in metadata.get("ownerReferences") or []]
+    annotations = metadata.get("annotations") or {}
+    return uid in owners and annotations.get(REVISION) == revision
+
+
+def _is_of(pod: Object, ours: str) -> bool:
+    labels = pod["metadata"].get("labels") or {}
+    return bool(ours) and labels.get(HASH) == ours
 
 
 def _pull_message(message: str) -> str:
     # The kubelet wraps the registry's words in its own, several times.
     return message.removeprefix("rpc error: code = Unknown desc = ").strip()
+
+
+def _fault(container: Object) -> type[TargetError]:
+    """Whose fault it is that a container ended: killed by others, or by what it did itself."""
+    last = (container.get("lastState") or {}).get("terminated") or {}
+    killed = last.get("exitCode") in KILLED and last.get("reason") != "OOMKilled"
+    return TargetError if killed else ImageFault
 
 
 def _code(container: Object) -> str:
@@ -134,10 +190,19 @@ class Timeline:
             self._progress(what)
 
 
-def wait(api: Api, app: str, release: int, *, deadline: float, timeline: Timeline) -> list[Object]:
+def wait(
+    api: Api,
+    app: str,
+    release: int,
+    *,
+    deadline: float,
+    timeline: Timeline,
+    judge_it: Callable[[Object], None],
+) -> list[Object]:
     """Wait until the Deployment is whole with pods of that release; gives its pods.
 
-    Raises `TargetError` with the pod's last log lines and warnings when it stops, or cannot.
+    `judge_it` sees each state of the Deployment, and raises when it is not to be waited for. Raises
+    `TargetError` with the pod's last log lines and warnings when it stops, or cannot.
     """
     news: queue.Queue[tuple[str, Any]] = queue.Queue()
     ended = threading.Event()
@@ -150,7 +215,7 @@ def wait(api: Api, app: str, release: int, *, deadline: float, timeline: Timelin
     for thread in threads:
         thread.start()
     try:
-        return _watch(api, app, release, deadline, timeline, news)
+        return _watch(api, app, release, deadline, timeline, news, judge_it)
     finally:
         ended.set()
         api.hang_up()
@@ -174,8 +239,10 @@ def _follow(
 
 
 def _watch(
-    api: Api, app: str, release: int, deadline: float, timeline: Timeline, news: queue.Queue[Any]
-) -> list[Object]:
+    api: Api, app: str, release: int, deadline: float, timeline: Timeline, news: queue.Queue[Any],
+    judge_it: Callable[[Object], None],
+) -> list[Object]:  # fmt: skip
+    revisions = Revisions(api, app)
     pods: dict[str, Object] = {}
     deployment: Object | None = None
     no_node_since = 0.0
@@ -204,32 +271,34 @@ def _watch(
             deployment = found
         if deployment is None:
             continue
+        judge_it(deployment)
         template = deployment["spec"]["template"]["metadata"].get("annotations") or {}
         if template.get(RELEASE) != str(release):
             raise TargetError(f"Deployment/{app} was changed by somebody during the rollout")
         verdict = judge(deployment)
+        ours = revisions.hash_of(deployment)
         if not verdict.waiting_for and not verdict.stopped:
-            mine = [pod for pod in pods.values() if _is_of(pod, release) and _ready(pod)]
+            mine = [pod for pod in pods.values() if _is_of(pod, ours) and _ready(pod)]
             if len(mine) >= deployment["spec"].get("replicas", 1):
                 return mine
             verdict = Verdict("the pods to be seen ready")
-        if found_stuck := stuck(pods.values(), release):
-            raise TargetError(
+        if found_stuck := stuck(pods.values(), ours):
+            raise found_stuck.fault(
                 f"{found_stuck.why}{evidence(api, found_stuck.pod, found_stuck.restarted)}"
             )
         if verdict.stopped:
-            unready = next((n for n, p in pods.items() if _is_of(p, release) and not _ready(p)), "")
+            unready = next((n for n, p in pods.items() if _is_of(p, ours) and not _ready(p)), "")
             raise TargetError(
                 f"{verdict.stopped}{evidence(api, unready, False) if unready else ''}"
             )
-        if no_node := unschedulable(pods.values(), release):
+        if no_node := unschedulable(pods.values(), ours):
             no_node_since = no_node_since or time.monotonic()
             if time.monotonic() - no_node_since > UNSCHEDULABLE:
                 raise TargetError(f"there is no node for pod {no_node[0]}: {no_node[1]}")
             timeline.say(f"waiting for a node for {no_node[0]}: {no_node[1]}")
         else:
             no_node_since = 0.0
-            timeline.say(f"waiting for {verdict.waiting_for}{_phases(pods.values(), release)}")
+            timeline.say(f"waiting for {verdict.waiting_for}{_phases(pods.values(), ours)}")
         if time.monotonic() > end:
             raise TargetError(f"still waiting for {verdict.waiting_for} after {deadline:.0f} s")
 
@@ -240,15 +309,11 @@ def _ready(pod: Object) -> bool:
     return is_ready and not pod["metadata"].get("deletionTimestamp")
 
 
-def _phases(pods: Iterable[Object], release: int) -> str:
+def _phases(pods: Iterable[Object], ours: str) -> str:
     """What the new pods that are not ready are at."""
     at = []
     for pod in pods:
-        if (
-            _is_of(pod, release)
-            and not _ready(pod)
-            and not pod["metadata"].get("deletionTimestamp")
-        ):
+        if _is_of(pod, ours) and not _ready(pod) and not pod["metadata"].get("deletionTimestamp"):
             containers = (pod.get("status") or {}).get("containerStatuses") or [{}]
             waiting = (containers[0].get("state") or {}).get("waiting") or {}
             running = (containers[0].get("state") or {}).get("running")

@@ -9,7 +9,7 @@ import msgspec
 from tandem import ask
 from tandem.errors import RegistryError, TargetError
 from tandem.oci import Registry
-from tandem.targets import Target
+from tandem.targets import Live, Target
 
 if TYPE_CHECKING:
     from tandem.release import ReleaseRecord
@@ -29,10 +29,30 @@ class Difference(msgspec.Struct, frozen=True):
 def compare(record: ReleaseRecord, target: Target, registry: Registry) -> list[Difference]:
     """What differs from the release record, by hand or by accident; empty when all is true.
 
-    Raises `TargetError` when the target cannot be asked at all.
+    While a deploy is on nothing is said: it puts another release there on purpose. Raises
+    `TargetError` when the target cannot be asked at all.
     """
-    name = f"release {record.number}"
     live = target.current()
+    if live and live.switching:
+        return []
+    found = _differences(record, live, target, registry)
+    if not found:
+        return []
+    # Found true or not while a deploy came in between: only what stays so is a difference.
+    again = target.current()
+    if _of(again) == _of(live):
+        return found
+    return [] if again and again.switching else _differences(record, again, target, registry)
+
+
+def _of(live: Live | None) -> tuple[object, ...]:
+    return (live.digest, live.release, live.since, live.switching) if live else ()
+
+
+def _differences(
+    record: ReleaseRecord, live: Live | None, target: Target, registry: Registry
+) -> list[Difference]:
+    name = f"release {record.number}"
     if live is None:
         return [Difference(target.name, name, "nothing")]
     found = []

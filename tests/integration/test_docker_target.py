@@ -3,13 +3,16 @@ and nothing left behind."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,13 @@ import pytest
 from load import Load
 from services import require
 
-from tandem import ask
-from tandem.errors import TargetError
+from tandem import ask, processes
+from tandem.errors import ImageFault, TargetError
 from tandem.oci import open_registry
 from tandem.oci.image import pull, push, registry_source
-from tandem.targets import DeployRequest, Live, open_target, run_once
+from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once
 from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
-from tandem.targets.docker import LABEL, engine
+from tandem.targets.docker import LABEL, engine, ensure_image
 
 ROOT = Path(__file__).parents[2]
 # One after the other: they share an engine, and this machine has few processors.
@@ -165,7 +168,7 @@ def once(owner: int) -> list[Any]:
         found = client.containers.list(
             all=True, ignore_removed=True, filters={"label": f"{LABEL}=once"}
         )
-        return [each for each in found if each.labels["tandem.owner"].startswith(f"{owner} ")]
+        return [each for each in found if f"/{owner}/" in each.labels["tandem.owner"]]
 
 
 def test_run_once_has_no_network_and_is_removed(tmp_path: Path) -> None:
@@ -207,6 +210,98 @@ def test_run_once_is_removed_when_its_process_is_killed(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert wait_until(lambda: once(int(done.stdout)) == [], 20)
+
+
+ENDING = """
+import os, signal, sys, time
+print("about to end", flush=True)
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "why", "of_the_image"),
+    [
+        ("sys.exit(3)", "exit code 3", True),
+        ("block = b'x' * 2**31", "out of memory", True),
+        ("sys.exit(143)", "ended from outside", False),
+        ("time.sleep(60)", "ended from outside", False),
+    ],
+)
+def test_how_a_container_ends_says_whether_its_image_is_at_fault(
+    tmp_path: Path, how: str, why: str, of_the_image: bool
+) -> None:
+    digest = cluster_image.small("ending", server=ENDING.format(how))
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.05):
+            with contextlib.suppress(Exception):
+                for one in once(os.getpid()):
+                    one.kill()
+
+    killing = threading.Thread(target=kill)
+    if "sleep" in how:
+        killing.start()
+    try:
+        with (
+            pytest.raises(TargetError, match=why) as caught,
+            run_once(cluster_image.registry(), digest, state=tmp_path, engine="docker"),
+        ):
+            pass
+    finally:
+        ended.set()
+        if killing.ident:
+            killing.join()
+    assert isinstance(caught.value, ImageFault) is of_the_image
+
+
+def test_a_program_that_the_image_has_not_is_its_fault(
+    target: BlueGreen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = cluster_image.small("no program", PATH="/nowhere")
+    request = DeployRequest(
+        app="small", release=1, registry=cluster_image.registry(), digest=digest, env=QUICK
+    )
+    with pytest.raises(ImageFault, match="executable file not found"):
+        target.deploy(request, check=lambda url: None, progress=print)
+    assert containers(target) == []
+
+
+def test_a_port_that_another_program_took_is_tried_once_more(
+    target: BlueGreen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        ports = [taken.getsockname()[1], free_port()]
+        monkeypatch.setattr(bluegreen, "free_port", lambda: ports.pop(0))
+        live = deploy(target, "one", 1)
+    assert word_at(live.url) == "one" and ports == []
+
+
+def test_checks_whose_process_is_gone_are_swept_and_those_of_others_are_not(
+    target: BlueGreen,
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as gone:
+        dead = processes.identity(gone.pid)
+        gone.kill()
+    boot, _, rest = dead.split("/", 2)
+    owners = {"dead": dead, "ours": processes.identity(), "elsewhere": f"{boot}/1/{rest}"}
+    name = f"sweep-{os.getpid()}-"
+    with engine() as client:
+        image = cluster_image.registry().reference(cluster_image.small("one"))
+        ensure_image(client, cluster_image.registry(), image.partition("@")[2], print)
+        for who, owner in owners.items():
+            client.containers.create(
+                image, name=name + who, labels={LABEL: "once", "tandem.owner": owner}
+            )
+        try:
+            assert f"the check {name}dead was cut off: removed it" in target.sweep()
+            left = client.containers.list(all=True, filters={"name": name})
+            assert {one.name for one in left} == {name + "ours", name + "elsewhere"}
+        finally:
+            for one in client.containers.list(all=True, filters={"name": name}):
+                one.remove(force=True)
 
 
 KILLED = """

@@ -3,6 +3,8 @@ kills, and load."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import secrets
@@ -19,18 +21,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import cluster_image
+import psutil
 import pytest
 import yaml
 from load import Astray, Load, Wrk
 from services import require
 
 from tandem import ask
-from tandem.errors import SettingError, TargetError
+from tandem.errors import ImageFault, SettingError, TargetError
 from tandem.targets import DeployRequest, Live, kubernetes, open_target, rollout
 from tandem.targets.api import Api
 from tandem.targets.bluegreen import wait_until
+from tandem.targets.fence import Fence, Superseded
 from tandem.targets.kubernetes import KubernetesTarget
-from tandem.targets.lease import Lease
+from tandem.targets.lease import Lease, is_dead
 from tandem.targets.manifests import KubernetesSettings
 from tandem.targets.truth import compare
 
@@ -171,17 +175,42 @@ def test_the_password_of_the_registry_is_in_the_secret_and_nowhere_else(
     assert not any(password in text for text in shown)
     secret = json.loads(kubectl("-n", namespace, "get", "secret", "small-registry", "-o", "json"))
     assert secret["type"] == "kubernetes.io/dockerconfigjson"
-    # What is printed is what is applied: the server finds no difference.
+    # What is printed is what is applied, but for the holder's number: the server finds no
+    # difference.
+    printed = list(yaml.safe_load_all(target.manifests(request)))
+    for one in printed:
+        one["metadata"].setdefault("annotations", {})["tandem.dev/fence"] = "1"
     changed = subprocess.run(
         ["kubectl", "diff", "--server-side", "--field-manager=tandem", "-f", "-"],
         input="\n---\n".join(
             yaml.safe_dump(one)
-            for one in yaml.safe_load_all(target.manifests(request))
+            for one in printed
             if one["kind"] in ("Service", "NetworkPolicy", "ServiceAccount")
         ),
         capture_output=True, text=True,
     )  # fmt: skip
     assert changed.returncode == 0, changed.stdout + changed.stderr
+
+
+def test_a_new_password_of_the_registry_reaches_the_secret_and_restarts_nothing(
+    target: KubernetesTarget, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deploy(target, "one", 1)
+    monkeypatch.setenv("TANDEM_REGISTRY_PASSWORD", "rotated")
+    said: list[str] = []
+    again = deploy(target, "one", 1, said=said)
+    assert "wrote the registry's new login to Secret/small-registry" in said
+    secret = json.loads(kubectl("-n", namespace, "get", "secret", "small-registry", "-o", "json"))
+    data = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))
+    assert [each["password"] for each in data["auths"].values()] == ["rotated"]
+    assert again.since == first.since
+    pods = [pod["metadata"]["name"] for pod in target._pods()]
+    assert pods == [pod["name"] for pod in first.detail["pods"]]
+    before = versions(namespace)
+    said.clear()
+    deploy(target, "one", 1, said=said)
+    assert versions(namespace) == before, "not even the Lease is written when all is as it was"
+    assert "rotated" not in str(said) + kubectl("-n", namespace, "get", "configmap", "-o", "json")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +225,7 @@ def test_a_release_that_cannot_start_is_undone_and_says_both(
     with pytest.raises(TargetError, match=rf"release 2 did not go live: (.|\n)*{why}") as caught:
         deploy(target, word, 2, digest=digest)
     assert "release 1 is live again" in str(caught.value)
+    assert isinstance(caught.value, ImageFault) is (word == "crash")
     live = target.current()
     assert live and live.digest == first.digest and live.since == first.since
     assert word_at(live.url) == "one"
@@ -329,9 +359,7 @@ def test_what_a_release_no_longer_has_is_removed_and_what_is_not_ours_is_left(
     deploy(made(namespace, tmp_path, without), "one", 2, said=said)
     assert any("removed Secret/small-registry" in line for line in said)
     target.stop(progress=print)
-    left = kubectl(
-        "-n", namespace, "get", "deployment,service,secret,lease,configmap", "-o", "name"
-    )
+    left = kubectl("-n", namespace, "get", "deployment,service,secret,configmap", "-o", "name")
     ours = [line for line in left.split() if "small" in line]
     assert not ours
     assert "configmap/of-a-person" in left
@@ -487,6 +515,257 @@ def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
     assert current and current.release == 2 and current.since == live.since
 
 
+def numbers(namespace: str) -> dict[str, str]:
+    """Of each object that carries one: who wrote it last."""
+    kinds = "deployment,service,configmap,serviceaccount,networkpolicy"
+    found = json.loads(kubectl("-n", namespace, "get", kinds, "-o", "json"))["items"]
+    return {
+        f"{one['kind']}/{one['metadata']['name']}": annotations["tandem.dev/fence"]
+        for one in found
+        if "tandem.dev/fence" in (annotations := one["metadata"].get("annotations") or {})
+    }
+
+
+def versions(namespace: str) -> dict[str, str]:
+    """What changes with every write to the objects that are ours."""
+    kinds = "deployment,service,configmap,serviceaccount,networkpolicy,secret,lease"
+    found = json.loads(kubectl("-n", namespace, "get", kinds, "-o", "json"))["items"]
+    return {
+        f"{one['kind']}/{one['metadata']['name']}": one["metadata"]["resourceVersion"]
+        for one in found
+        if one["metadata"]["name"].startswith("small")
+    }
+
+
+STOPPED = """
+    import os, signal, sys
+    from pathlib import Path
+    import cluster_image
+    from tandem.errors import TandemError, TargetError
+    from tandem.targets import DeployRequest, open_target
+    from tandem.targets.manifests import KubernetesSettings
+
+    namespace, digest, at = sys.argv[1:]
+
+    def progress(line):
+        if line.startswith(at):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def check(url):
+        if at == "applied":
+            raise TargetError("wrong answer")
+
+    settings = KubernetesSettings(replicas=1, drain_seconds=2, cpu="10m", memory="32Mi",
+                                  host=namespace + ".cloudapp.test")
+    target = open_target("k8s:///" + namespace, state=Path("."), app="small", settings=settings)
+    request = DeployRequest(app="small", release=2, registry=cluster_image.registry(),
+                            digest=digest, annotations={"tandem.app.commit": "c" * 40}, deadline=60)
+    try:
+        target.deploy(request, check=check, progress=progress)
+    except TandemError as problem:
+        print(problem)
+"""
+
+
+@contextlib.contextmanager
+def stopped_at(namespace: str, word: str, at: str) -> Iterator[subprocess.Popen[str]]:
+    """A deploy of release 2 that the kernel has stopped as it said that line."""
+    code = textwrap.dedent(STOPPED)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, namespace, cluster_image.small(word), at],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        stdout=subprocess.PIPE, text=True,
+    ) as deploying:  # fmt: skip
+        try:
+            process = psutil.Process(deploying.pid)
+            assert wait_until(lambda: process.status() == psutil.STATUS_STOPPED, 60)
+            yield deploying
+        finally:
+            deploying.kill()
+
+
+# Before it finds its release bad and would put the old one back; before it writes down that it is
+# good.
+@pytest.mark.parametrize("at", ["applied", "release 2 is live"])
+def test_a_deploy_that_was_stopped_for_long_changes_nothing_of_the_next_one(
+    target: KubernetesTarget, namespace: str, at: str
+) -> None:
+    deploy(target, "one", 1)
+    with stopped_at(namespace, "two", at) as first:
+        said: list[str] = []
+        # The same number: its record was never written.
+        live = deploy(target, "three", 2, said=said)
+        assert any(f"waiting for another deploy, by process {first.pid} of" in s for s in said)
+        assert set(numbers(namespace).values()) == {"3"}
+        before = versions(namespace)
+        first.send_signal(signal.SIGCONT)
+        told, _ = first.communicate(timeout=60)
+    assert "was taken by a newer deploy" in told or "another deploy is on" in told, told
+    assert versions(namespace) == before
+    assert word_at(live.url) == "three"
+    assert target.drift() == []
+
+
+def test_while_a_release_is_rolled_out_nothing_differs(
+    target: KubernetesTarget, namespace: str, tmp_path: Path
+) -> None:
+    live = deploy(target, "one", 1)
+    record: Any = SimpleNamespace(
+        number=1, image=live.digest, app=SimpleNamespace(commit=""),
+        model=SimpleNamespace(digest="sha256:one", version=1),
+    )  # fmt: skip
+    looking = made(namespace, tmp_path)
+    seen = []
+
+    def check(url: str) -> None:
+        current = looking.current()
+        assert current and current.switching
+        seen.extend(compare(record, looking, cluster_image.registry()))
+
+    second = deploy(target, "two", 2, check=check)
+    assert seen == [] and not second.switching
+    current = looking.current()
+    assert current and not current.switching
+    assert compare(record, looking, cluster_image.registry()) != []
+
+
+def test_the_number_of_a_holder_never_goes_back(target: KubernetesTarget, namespace: str) -> None:
+    for number in (1, 2):
+        with Lease(target.api, "small", print) as lease:
+            assert lease.number == number
+    deploy(target, "one", 1)
+    assert set(numbers(namespace).values()) == {"3"}
+    target.stop(progress=print)
+    with Lease(target.api, "small", print) as lease:
+        assert lease.number == 5
+    deploy(target, "one", 1)
+    # A person may remove what seems to be left over.
+    kubectl("-n", namespace, "delete", "lease", "small-tandem")
+    with Lease(target.api, "small", print) as lease:
+        assert lease.number == 7
+
+
+class Number:
+    """A holder, whether it still holds the Lease or not."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def verify(self) -> None:
+        pass
+
+
+def a_config_map(word: str, **metadata: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1", "kind": "ConfigMap", "data": {word: word},
+        "metadata": {"name": "small", "labels": {"mine": "yes"}, **metadata},
+    }  # fmt: skip
+
+
+def test_an_older_holder_neither_applies_nor_replaces_nor_deletes(
+    target: KubernetesTarget,
+) -> None:
+    older, newer = (Fence(target.api, Number(number)) for number in (1, 2))
+    older.apply(a_config_map("one"))
+    newer.apply(a_config_map("two"))
+    for write in (
+        lambda: older.apply(a_config_map("one"), force=True),
+        lambda: older.change("ConfigMap", "small", lambda found: {**found, "data": {}}),
+        lambda: older.delete("ConfigMap", "small", ours=lambda found: True),
+    ):
+        with pytest.raises(Superseded, match="ConfigMap/small was taken by a newer deploy"):
+            write()
+    found = target.api.get("ConfigMap", "small")
+    # What the first one made is gone from it too: it was made as if it had been applied.
+    assert found and found["data"] == {"two": "two"}
+    assert newer.delete("ConfigMap", "small", ours=lambda found: False) is False
+    assert newer.delete("ConfigMap", "small", ours=lambda found: True) is True
+
+
+def test_a_write_that_was_begun_before_the_newer_one_is_refused(
+    target: KubernetesTarget,
+) -> None:
+    older, newer = (Fence(target.api, Number(number)) for number in (1, 2))
+    older.apply(a_config_map("one"))
+
+    def overtaken(found: dict[str, Any]) -> dict[str, Any]:
+        # Between what the older one read and what it writes.
+        newer.apply(a_config_map("two"))
+        return {**found, "data": {"one": "one"}}
+
+    with pytest.raises(Superseded):
+        older.change("ConfigMap", "small", overtaken)
+    found = target.api.get("ConfigMap", "small")
+    assert found and found["data"] == {"two": "two"}
+
+
+def test_an_object_that_a_newer_holder_made_first_is_not_made_again(
+    target: KubernetesTarget,
+) -> None:
+    newer = Fence(target.api, Number(2))
+
+    class Overtaken(Number):
+        def verify(self) -> None:
+            if target.api.get("ConfigMap", "small") is None:
+                newer.apply(a_config_map("two"))
+
+    with pytest.raises(Superseded):
+        Fence(target.api, Overtaken(1)).apply(a_config_map("one"))
+    found = target.api.get("ConfigMap", "small")
+    assert found and found["data"] == {"two": "two"}
+
+
+def test_a_holder_without_its_lease_makes_nothing_new(target: KubernetesTarget) -> None:
+    first, second = (Lease(target.api, "small", print) for _ in range(2))
+    assert first._take(None)
+    assert second._take(None) is False, "two of one process"
+    spec = first._held["spec"]
+    assert second._take(f"{spec['holderIdentity']} {spec['renewTime']}") is True
+    second.verify()
+    with pytest.raises(Superseded, match="Lease/small-tandem was taken by"):
+        Fence(target.api, first).apply(a_config_map("one"))
+    assert target.api.get("ConfigMap", "small") is None
+
+
+def test_a_live_holder_in_another_pid_namespace_is_waited_for(target: KubernetesTarget) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("this machine makes no PID namespaces")
+    code = "from tandem.targets.lease import Lease; print(Lease(None, 'small', print).me)"
+    here, there = (
+        subprocess.run(
+            [*words, sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ).stdout.strip()
+        for words in ([], apart)
+    )  # fmt: skip
+    assert here.split()[0] == there.split()[0], "the same host name"
+    # Both have ended; only of its own namespace does a process know it.
+    assert is_dead(here) and not is_dead(there)
+    assert not is_dead("an-older-edition/12345/abcd")
+    held = Lease(target.api, "small", print)
+    held.me = there
+    assert held._take(None)
+    mine = Lease(target.api, "small", print)
+    assert mine._take(None) is False
+    held.me = here
+    held._held = target.api.replace(held._body(here, held._held, held.number))
+    assert mine._take(None) is True
+
+
+def test_a_failed_try_does_not_fail_the_next_one_of_the_same_number(
+    target: KubernetesTarget, namespace: str
+) -> None:
+    deploy(target, "one", 1)
+    with stopped_at(namespace, "crash", "applied") as first:
+        first.kill()
+    # Its pods are still there, with the number of the next one.
+    assert wait_until(lambda: "CrashLoopBackOff" in json.dumps(target._pods()), 60)
+    live = deploy(target, "two", 2)
+    assert word_at(live.url) == "two"
+    assert target.drift() == []
+
+
 class Cuttable:
     """The API server behind a wire that can be cut."""
 
@@ -574,8 +853,6 @@ def role(namespace: str, change: Any = None) -> str:
         secrets_there = json.loads(kubectl("-n", namespace, "get", "secrets", "-o", "json"))
         for secret in secrets_there["items"]:
             if secret["metadata"]["name"].startswith("tandem-token"):
-                import base64
-
                 token = base64.b64decode(secret["data"]["token"]).decode()
         return bool(token)
 
@@ -589,7 +866,6 @@ def as_account(
     """The target as a pod with that account's token would open it."""
     config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
     cluster = config["clusters"][0]["cluster"]
-    import base64
 
     account = tmp_path / "account"
     account.mkdir()
@@ -632,7 +908,7 @@ def test_a_missing_permission_is_one_line(
     target = as_account(namespace, tmp_path, role(namespace, without_services), monkeypatch)
     with pytest.raises(TargetError) as caught:
         deploy(target, "one", 1)
-    assert f"missing permission: patch services in namespace {namespace}" in str(caught.value)
+    assert f"missing permission: get services in namespace {namespace}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -25,9 +26,11 @@ from load import Load
 from small_image import MemoryRegistry
 
 from tandem import ask
-from tandem.errors import TargetError
-from tandem.targets import DeployRequest, Live, open_target, run_once
+from tandem.errors import ImageFault, TargetError
+from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once
+from tandem.targets import process as process_module
 from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
+from tandem.targets.truth import compare
 
 QUICK = {"TANDEM_DRAIN_SECONDS": "0.2"}
 
@@ -342,6 +345,219 @@ def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
     assert at > 10, "the deploy has more steps than that"
 
 
+def recorded(live: Live) -> Any:
+    """The release record of what is live."""
+    return SimpleNamespace(
+        number=live.release, image=live.digest, app=SimpleNamespace(commit=""),
+        model=SimpleNamespace(digest=f"sha256:{word_at(live.url)}", version=1),
+    )  # fmt: skip
+
+
+def test_while_a_release_is_being_switched_the_one_before_is_current_and_nothing_differs(
+    target: BlueGreen, registry: MemoryRegistry
+) -> None:
+    first = deploy(target, registry, "one", 1)
+    record = recorded(first)
+    assert compare(record, target, registry) == [], "nothing to begin with"
+    seen = []
+
+    def check(url: str) -> None:
+        live = target.current()
+        assert live and live.switching and (live.release, live.digest) == (1, first.digest)
+        assert target.drift() == []
+        assert compare(record, target, registry) == []
+        seen.append(word_at(target.url()))
+
+    second = deploy(target, registry, "two", 2, check=check)
+    assert seen == ["one", "two"], "before the switch and after it"
+    assert not second.switching
+    assert compare(record, target, registry) != []
+
+
+@pytest.mark.parametrize("at", ["starting", "switched"])
+def test_what_a_killed_deploy_left_is_swept(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path, at: str
+) -> None:
+    deploy(target, registry, "one", 1)
+    step = 0
+    while True:
+        assert killed_deploy(target, tmp_path, step) == -signal.SIGKILL
+        state = target._read()
+        switched = state.starting and state.starting.token in target._backend_file.read_text()
+        if switched if at == "switched" else state.starting and state.starting.process:
+            break
+        target.sweep()
+        step += 1
+    current = target.current()
+    assert current is None if at == "switched" else current and current.release == 1
+    assert target.sweep() == ["the deploy of release 2 was cut off: stopping it"]
+    current = target.current()
+    assert current and current.release == 1 and not current.switching
+    assert word_at(target.url()) == "one"
+
+    def swept() -> bool:
+        target.sweep()
+        return len(processes(tmp_path)) == 2
+
+    assert wait_until(swept, 5)
+
+
+def test_a_sweep_leaves_a_deploy_alone_that_is_on(
+    target: BlueGreen, registry: MemoryRegistry
+) -> None:
+    swept = []
+
+    def check(url: str) -> None:
+        swept.extend(target.sweep())
+
+    live = deploy(target, registry, "one", 1, check=check)
+    assert word_at(live.url) == "one" and swept == []
+
+
+def test_a_stopped_deploy_keeps_the_lock_and_is_waited_for(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from tandem.targets import open_target
+        target = open_target("process:" + sys.argv[1], state=Path(sys.argv[2]))
+        with target._lock(print):
+            os.kill(os.getpid(), signal.SIGSTOP)
+    """
+    folder = Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(target.port), str(tmp_path)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder.parent}:{folder}"},
+    ) as stopped:  # fmt: skip
+        process = psutil.Process(stopped.pid)
+        assert wait_until(lambda: process.status() == psutil.STATUS_STOPPED, 20)
+        monkeypatch.setattr(bluegreen, "LOCK_WAIT", 0.2)
+        with pytest.raises(TargetError, match=r"another deploy to process:.* has not ended"):
+            deploy(target, registry, "one", 1)
+        stopped.kill()
+    assert deploy(target, registry, "one", 1).release == 1
+
+
+def test_a_state_of_an_earlier_edition_keeps_what_is_live(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    live = deploy(target, registry, "one", 1)
+    path = target.folder / "state.json"
+    state = json.loads(path.read_text())
+    for name in ("live", "front"):
+        process = state[name]["process"]
+        del process["mark"]
+        process["created"] = psutil.Process(process["pid"]).create_time()
+    del state["deployer"]
+    state["retiring"] = [
+        {"instance": {**state["live"], "token": "gone", "process": None},
+         "deadline": time.time() + 15, "told": True}
+    ]  # fmt: skip
+    path.write_text(json.dumps(state))
+    assert settled(target.current()) == settled(live)
+    deploy(target, registry, "two", 2)
+    assert word_at(live.url) == "two"
+    assert wait_until(lambda: len(processes(tmp_path)) == 2, 5)
+
+
+ENDING = """
+import os, signal, sys
+print("about to end", flush=True)
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "why", "of_the_image"),
+    [
+        ("sys.exit(3)", "exit code 3", True),
+        ("os.abort()", "ended by signal 6", True),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL, from outside", False),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "ended by SIGTERM, from outside", False),
+        ("sys.exit(137)", "ended by SIGKILL, from outside", False),
+    ],
+)
+def test_how_a_service_ends_says_whether_its_image_is_at_fault(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path, how: str, why: str,
+    of_the_image: bool,
+) -> None:  # fmt: skip
+    digest = registry.small("one", server=ENDING.format(how))
+    request = DeployRequest(app="small", release=1, registry=registry, digest=digest, env=QUICK)
+    with pytest.raises(TargetError, match=rf"(?s){why}.*about to end") as deployed:
+        target.deploy(request, check=lambda url: None, progress=print)
+    with (
+        pytest.raises(TargetError, match=rf"(?s){why}.*about to end") as checked,
+        run_once(registry, digest, state=tmp_path),
+    ):
+        pass
+    assert isinstance(deployed.value, ImageFault) is of_the_image
+    assert isinstance(checked.value, ImageFault) is of_the_image
+
+
+def test_wrong_answers_are_a_verdict_and_a_service_killed_over_the_questions_is_none(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    def wrong(url: str) -> None:
+        raise ImageFault("wrong answer")
+
+    with pytest.raises(ImageFault, match=r"release 1 did not go live.*wrong answer"):
+        deploy(target, registry, "one", 1, check=wrong)
+
+    def killed(url: str) -> None:
+        starting = target._read().starting
+        assert starting and starting.process
+        os.kill(starting.process.pid, signal.SIGKILL)
+        assert wait_until(lambda: not _connects(url), 5)
+        ask.version(url)
+
+    with pytest.raises(TargetError, match="has stopped, ended by SIGKILL") as caught:
+        deploy(target, registry, "one", 1, check=killed)
+    assert not isinstance(caught.value, ImageFault)
+
+
+def test_a_port_that_another_program_took_is_tried_once_more(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        ports = [taken.getsockname()[1], free_port(), taken.getsockname()[1], free_port()]
+        for module in (bluegreen, process_module):
+            monkeypatch.setattr(module, "free_port", lambda: ports.pop(0))
+        live = deploy(target, registry, "one", 1)
+        assert word_at(live.url) == "one"
+        with run_once(registry, registry.small("one"), state=tmp_path) as url:
+            assert word_at(url) == "one"
+        assert ports == []
+        ports += [taken.getsockname()[1]] * 2
+        with pytest.raises(TargetError, match="was taken by another program") as caught:
+            deploy(target, registry, "two", 2)
+        assert not isinstance(caught.value, ImageFault)
+    assert word_at(live.url) == "one"
+
+
+def test_what_this_machine_lacks_is_not_the_image_s_fault(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    digest = registry.small("one")
+    runner = target.runner
+    request = DeployRequest(app="small", release=1, registry=registry, digest=digest)
+    instance = bluegreen.Instance(
+        token="t", digest=digest, reference="", release=1, env={}, port=free_port(), started="",
+        log=str(tmp_path / "log"),
+    )  # fmt: skip
+    prepared = runner.prepare(request, print)
+    for missing, of_the_image in (
+        ({"argv": ("/nowhere/program",)}, True),
+        ({"argv": ("no-such-program",)}, True),
+        ({"argv": (str(tmp_path / "python-0" / "bin" / "python3"),)}, False),
+        ({"folder": "/nowhere"}, False),
+    ):
+        with pytest.raises(TargetError, match="cannot be started: No such file") as caught:
+            runner.start(instance, msgspec.structs.replace(prepared, **missing))
+        assert isinstance(caught.value, ImageFault) is of_the_image
+
+
 def test_two_deploys_at_once_never_interleave(
     target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
 ) -> None:
@@ -389,25 +605,26 @@ def test_run_once_of_an_image_that_does_not_start_tells_its_last_words(
 
 
 def test_run_once_ends_with_the_process_that_ran_it(
-    tmp_path: Path, registry: MemoryRegistry
+    target: BlueGreen, tmp_path: Path, registry: MemoryRegistry
 ) -> None:
     code = """
         import os, signal, sys
         from pathlib import Path
-        from load import Load
-from small_image import MemoryRegistry
+        from small_image import MemoryRegistry
         from tandem.targets import run_once
         registry = MemoryRegistry()
         with run_once(registry, registry.small("one"), state=Path(sys.argv[1])) as url:
             os.kill(os.getpid(), signal.SIGKILL)
     """
     folder = Path(__file__).parents[1]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder.parent}:{folder}"},
     )
+    assert done.returncode == -signal.SIGKILL
     assert wait_until(lambda: not processes(tmp_path), 5)
-    # What it had written down is forgotten by the next one.
-    with run_once(registry, registry.small("one"), state=tmp_path):
-        pass
+    assert list((tmp_path / "once").iterdir())
+    # What it had written down is forgotten by whoever comes next.
+    assert [line.endswith("was cut off: stopped it") for line in target.sweep()] == [True]
     assert not list((tmp_path / "once").iterdir())
+    assert target.sweep() == []

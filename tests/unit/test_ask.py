@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tandem import ask
-from tandem.errors import TargetError
+from tandem.errors import ImageFault, TargetError
 from tandem.package import Golden, Prediction
 
 VERSION = {
@@ -123,7 +123,30 @@ def test_waiting_ends_at_once_when_nothing_can_come_any_more(service: Any) -> No
     url, answers = service
     answers["/readyz"] = (503, b"")
     with pytest.raises(TargetError, match="stopped before it was ready"):
-        ask.wait_ready(url, 1e9, lambda: False)
+        ask.wait_ready(url, 1e9, lambda: TargetError("exit code 1"))
+
+
+def test_how_it_ended_says_whether_that_is_a_verdict(service: Any) -> None:
+    url, answers = service
+    # Also where somebody else answers at its port by now.
+    for status in (503, 200):
+        answers["/readyz"] = (status, b"")
+        with pytest.raises(ImageFault, match="exit code 3"):
+            ask.wait_ready(url, 1e9, lambda: ImageFault("exit code 3"))
+        with pytest.raises(TargetError, match="ended by SIGKILL") as caught:
+            ask.wait_ready(url, 1e9, lambda: TargetError("ended by SIGKILL"))
+        assert not isinstance(caught.value, ImageFault)
+
+
+def test_another_image_at_the_url_is_no_verdict_on_this_one(service: Any) -> None:
+    url, answers = service
+    answers["/version"] = (200, json.dumps(VERSION).encode())
+    with pytest.raises(TargetError, match="not sha256:other") as caught:
+        ask.check_version(url, digest="sha256:other")
+    assert not isinstance(caught.value, ImageFault)
+    answers["/version"] = (200, json.dumps({**VERSION, "image": {"digest": None}}).encode())
+    with pytest.raises(ImageFault, match="says image None"):
+        ask.check_version(url, digest="sha256:other")
 
 
 def test_nobody_there_is_one_line() -> None:

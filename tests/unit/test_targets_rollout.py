@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tandem.errors import ImageFault
 from tandem.targets.rollout import judge, stuck, unschedulable
 
 
@@ -44,11 +45,12 @@ def test_a_passed_deadline_and_pods_that_cannot_be_made_stop_it() -> None:
     assert not judge(deployment(generation=3, conditions=[late])).stopped
 
 
-def pod(reason: str = "", message: str = "", release: int = 7, **more: Any) -> dict[str, Any]:
+def pod(reason: str = "", message: str = "", template: str = "new", **more: Any) -> dict[str, Any]:
     waiting = {"waiting": {"reason": reason, "message": message}} if reason else {"running": {}}
     return {
         "metadata": {
-            "name": "pod-1", "annotations": {"tandem.dev/release": str(release)},
+            "name": "pod-1", "annotations": {"tandem.dev/release": "7"},
+            "labels": {"pod-template-hash": template},
             **more.pop("metadata", {}),
         },
         "status": {"containerStatuses": [{"state": waiting, **more}], "conditions": []},
@@ -73,7 +75,7 @@ def pod(reason: str = "", message: str = "", release: int = 7, **more: Any) -> d
     ],
 )
 def test_what_cannot_heal_is_found(found: dict[str, Any], why: str) -> None:
-    said = stuck([found], 7)
+    said = stuck([found], "new")
     assert said and why in said.why
 
 
@@ -83,17 +85,36 @@ def test_what_cannot_heal_is_found(found: dict[str, Any], why: str) -> None:
         pod(),
         pod("ContainerCreating"),
         pod("ErrImagePull", "dial tcp: i/o timeout"),
-        pod("CrashLoopBackOff", release=6),
+        pod("CrashLoopBackOff", template="of a try before"),
         pod("CrashLoopBackOff", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}),
     ],
 )
 def test_what_may_heal_or_is_not_of_this_release_is_waited_for(found: dict[str, Any]) -> None:
-    found["metadata"].setdefault("annotations", {"tandem.dev/release": "7"})
-    assert stuck([found], 7) is None
+    assert stuck([found], "new") is None
+
+
+@pytest.mark.parametrize(
+    ("ended", "of_the_image"),
+    [
+        ({"exitCode": 1}, True),
+        ({"exitCode": 137, "reason": "OOMKilled"}, True),
+        ({"exitCode": 137, "reason": "Error"}, False),
+        ({"exitCode": 143, "reason": "Error"}, False),
+    ],
+)
+def test_only_what_ends_by_itself_is_the_image_s_fault(
+    ended: dict[str, Any], of_the_image: bool
+) -> None:
+    said = stuck([pod("CrashLoopBackOff", lastState={"terminated": ended})], "new")
+    assert said and (said.fault is ImageFault) is of_the_image
 
 
 def test_a_pod_without_a_node_is_named_with_the_reason() -> None:
     found = pod()
     found["status"]["conditions"] = [{"reason": "Unschedulable", "message": "Insufficient cpu"}]
-    assert unschedulable([found], 7) == ("pod-1", "Insufficient cpu")
-    assert unschedulable([found], 8) is None
+    assert unschedulable([found], "new") == ("pod-1", "Insufficient cpu")
+    assert unschedulable([found], "other") is None
+
+
+def test_before_the_controller_has_seen_the_template_no_pod_is_of_it() -> None:
+    assert stuck([pod("CrashLoopBackOff")], "") is None
