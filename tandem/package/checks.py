@@ -27,6 +27,7 @@ from tandem.package.format import (
     MAX_LABELS,
     MAX_LEVELS,
     MAX_MODEL,
+    MAX_ONNX,
     MAX_SIDE,
     MAX_TEXT,
     MAX_TOLERANCE,
@@ -91,7 +92,7 @@ def _check_files(manifest: Manifest) -> None:
         allowed = (
             {EVALUATION: MAX_EVALUATION}
             if file is evaluation
-            else {ONNX: MAX_MODEL, SKOPS: MAX_MODEL, GOLDEN: MAX_GOLDEN}
+            else {ONNX: MAX_ONNX, SKOPS: MAX_MODEL, GOLDEN: MAX_GOLDEN}
         )
         if file.path not in allowed:
             raise PackageError(f"{file.path[:80]!r}: not a file of a model package")

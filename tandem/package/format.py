@@ -18,6 +18,8 @@ MAX_GOLDEN = 32 * 2**20
 MAX_EVALUATION = 32 * 2**20
 MAX_MODEL = 64 * 2**30
 """Files are streamed; a model that is larger than the memory to judge it in is refused there."""
+MAX_ONNX = 2**31 - 1
+"""More than protobuf's parsers take in one file."""
 MAX_FEATURES = 10_000
 """Each is a field of the service's form and of its API's description."""
 MAX_DIMENSIONS = 8
