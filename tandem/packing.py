@@ -35,6 +35,7 @@ from tandem.package import (
     MANIFEST,
     MAX_ELEMENTS,
     MAX_EVALUATION,
+    MAX_TOLERANCE,
     ONNX,
     SKOPS,
     Evaluation,
@@ -125,6 +126,8 @@ def write(
         )
         check_manifest(manifest)
         (staging / MANIFEST).write_bytes(encode_manifest(manifest))
+        package = read(staging)
+        package.golden()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()
@@ -133,7 +136,7 @@ def write(
         raise PackageError(f"{folder}: {problem.strerror or problem}") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return read(folder)
+    return Package(folder, package.manifest, package.digest)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -785,7 +788,12 @@ def _golden_rows(draft: _Draft) -> list[int]:
     """
     count = len(draft.rows)
     if draft.manifest.task == "regression":
-        return sorted({int(at) for at in np.linspace(0, count - 1, min(GOLDEN_ROWS, count))})
+        spread = {int(at) for at in np.linspace(0, count - 1, min(GOLDEN_ROWS, count))}
+        size = np.abs(draft.answers.reshape(count, -1)).max(axis=1)
+        # The tolerance is relative to the largest answer, and believed only where that is told.
+        if _spread(draft) > MAX_TOLERANCE * size[sorted(spread)].max():
+            spread.add(int(size.argmax()))
+        return sorted(spread)
     ordered = np.sort(draft.answers, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 100 * draft.tolerance
     best = draft.answers.argmax(axis=1)

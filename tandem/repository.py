@@ -448,6 +448,7 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         if isinstance(estimator, str | Path) and Path(estimator).is_dir():
             package = packages.read(estimator)
+            package.golden()  # what contradicts itself is no version
         else:
             package = packages.write(
                 Path(folder) / "package",

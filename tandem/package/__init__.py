@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tandem.package.checks import check_golden_agrees, check_manifest, check_name
 from tandem.package.format import (
     DTYPES,
     EVALUATION,
@@ -26,6 +27,7 @@ from tandem.package.format import (
     MANIFEST,
     MAX_ELEMENTS,
     MAX_EVALUATION,
+    MAX_TOLERANCE,
     ONNX,
     SKOPS,
     Evaluation,
@@ -49,7 +51,7 @@ from tandem.package.predicting import (
     onnx_session,
     open_predictor,
 )
-from tandem.package.reading import Package, check_manifest, check_name, decode_manifest, read
+from tandem.package.reading import Package, decode_manifest, read
 from tandem.package.rows import as_array, as_rows, predictions_of, row_shape
 from tandem.package.skops_file import TRUSTED, load_estimator, load_skops, refuse_pickle
 
@@ -63,6 +65,7 @@ __all__ = [
     "MANIFEST",
     "MAX_ELEMENTS",
     "MAX_EVALUATION",
+    "MAX_TOLERANCE",
     "ONNX",
     "SKOPS",
     "TRUSTED",
@@ -81,6 +84,7 @@ __all__ = [
     "Task",
     "as_array",
     "as_rows",
+    "check_golden_agrees",
     "check_libraries",
     "check_manifest",
     "check_name",

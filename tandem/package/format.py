@@ -11,13 +11,41 @@ FORMAT = 1
 MANIFEST, ONNX, SKOPS, GOLDEN = "manifest.json", "model.onnx", "model.skops", "golden.json"
 EVALUATION = "evaluation.json"
 
+# What a publisher may ask for, whoever it is: all that decides memory or time further on.
 MAX_MANIFEST = 4 * 2**20
 MAX_GOLDEN = 32 * 2**20
+"""20 rows of a colour picture of 224 x 224 are 30 MB of JSON; decoded, it is a few hundred MB."""
 MAX_EVALUATION = 32 * 2**20
 MAX_MODEL = 64 * 2**30
+"""Files are streamed; a model that is larger than the memory to judge it in is refused there."""
+MAX_ONNX = 2**31 - 1
+"""More than protobuf's parsers take in one file."""
 MAX_FEATURES = 10_000
-MAX_ELEMENTS = 10_000_000
-MAX_LABELS = 100_000
+"""Each is a field of the service's form and of its API's description."""
+MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 4_000_000
+"""Numbers in one row, which a caller sends as JSON: 16 colour pictures of 256 x 256 are 3.1
+million.
+"""
+MAX_LABELS = 25_000
+"""ImageNet's largest set has 21,841; each request sorts them, and golden rows list them all."""
+MAX_GOLDEN_ROWS = 1_000
+"""All are answered at each start and each release; 20 are written."""
+MAX_SIDE = 1_024
+"""A picture's strokes are drawn at eight times its size: 0.2 GB at 512, 0.6 GB at 1,024."""
+MAX_TEXT = 1_000
+"""Characters of a name, a label or a version; a survey's questions are columns too."""
+MAX_DESCRIPTION = 10_000
+MAX_ENTRIES = 10_000
+"""Metrics, parameters, libraries, categories: a person looks at them on one page."""
+MAX_DEPTH = 32
+"""Of parameters: whatever shows them goes down one call a level."""
+MAX_LEVELS = 100
+MAX_TOLERANCE = 1e-3
+"""How far a package may let answers be from its golden ones: probabilities as they are, values
+relative to the largest golden one. 2e-4 is written (float32 against float64); five times that is
+still far below what would make another label the first.
+"""
 
 DTYPES: dict[str, Any] = {
     "float32": np.float32,

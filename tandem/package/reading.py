@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tandem.errors import PackageError
+from tandem.package.checks import check_golden_agrees, check_manifest
 from tandem.package.format import (
-    DTYPES,
     EVALUATION,
     FORMAT,
     GOLDEN,
     MANIFEST,
-    MAX_ELEMENTS,
     MAX_EVALUATION,
-    MAX_FEATURES,
     MAX_GOLDEN,
-    MAX_LABELS,
     MAX_MANIFEST,
-    MAX_MODEL,
-    ONNX,
-    SKOPS,
-    Feature,
     File,
     Golden,
     HeldOut,
@@ -59,19 +50,9 @@ class Package:
         return any(file.path == path for file in self.manifest.files)
 
     def golden(self) -> Golden:
-        """The recorded questions and answers."""
+        """The recorded questions and answers, which agree; raises `PackageError`."""
         golden: Golden = _decode(self.folder / GOLDEN, Golden, MAX_GOLDEN)
-        check_rows(self.manifest, golden.inputs)
-        width = len(self.manifest.labels) if self.manifest.task == "classification" else None
-        if not len(golden.inputs) == len(golden.answers) == len(golden.predictions):
-            raise PackageError(f"{GOLDEN}: inputs, answers and predictions are not of one length")
-        for number, answer in enumerate(golden.answers):
-            if width is not None and len(answer) != width:
-                raise PackageError(
-                    f"{GOLDEN}: answer {number} has {len(answer)} numbers for {width} labels"
-                )
-            if not all(map(math.isfinite, answer)):
-                raise PackageError(f"{GOLDEN}: answer {number} is not finite")
+        check_golden_agrees(self.manifest, golden)
         return golden
 
     def held_out(self) -> HeldOut | None:
@@ -143,84 +124,6 @@ def verify_file(path: Path, file: File) -> None:
         raise PackageError(
             f"{path.name}: changed: sha256 {sha256[:12]}…, the manifest says {file.sha256[:12]}…"
         )
-
-
-def check_name(name: str) -> str:
-    """The name, when it can be part of a key, a tag and a URL; raises `PackageError`."""
-    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", name):
-        raise PackageError(
-            f"model name {name!r}: want at most 64 of a-z, 0-9, '.', '_', '-', "
-            "with a letter or digit first and last"
-        )
-    return name
-
-
-def check_manifest(manifest: Manifest) -> None:
-    check_name(manifest.name)
-    paths = [file.path for file in manifest.files]
-    evaluation = manifest.evaluation.file if manifest.evaluation else None
-    for file in [*manifest.files, *([evaluation] if evaluation else [])]:
-        allowed = (
-            {EVALUATION: MAX_EVALUATION}
-            if file is evaluation
-            else {ONNX: MAX_MODEL, SKOPS: MAX_MODEL, GOLDEN: MAX_GOLDEN}
-        )
-        if file.path not in allowed:
-            raise PackageError(f"{file.path!r}: not a file of a model package")
-        if not 0 <= file.size <= allowed[file.path]:
-            raise PackageError(
-                f"{file.path}: {file.size} bytes, at most {allowed[file.path]} are read"
-            )
-        if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
-            raise PackageError(f"{file.path}: {file.sha256[:80]!r} is not a sha256")
-    if len(set(paths)) != len(paths):
-        raise PackageError(f"{MANIFEST}: names a file twice")
-    if GOLDEN not in paths:
-        raise PackageError(f"{GOLDEN}: missing from the manifest")
-    needed = ONNX if manifest.runtime == "onnx" else SKOPS
-    if needed not in paths:
-        raise PackageError(
-            f"{needed}: missing from the manifest, whose runtime is {manifest.runtime}"
-        )
-    if not 1 <= len(manifest.features) <= MAX_FEATURES:
-        raise PackageError(
-            f"{MANIFEST}: {len(manifest.features)} features, want 1 to {MAX_FEATURES}"
-        )
-    if len({feature.name for feature in manifest.features}) != len(manifest.features):
-        raise PackageError(f"{MANIFEST}: two features have one name")
-    for feature in manifest.features:
-        if feature.dtype not in DTYPES:
-            raise PackageError(
-                f"feature {feature.name!r}: dtype {feature.dtype!r}, "
-                f"want one of {', '.join(DTYPES)}"
-            )
-        if (
-            any(not 0 < side <= MAX_ELEMENTS for side in feature.shape)
-            or math.prod(feature.shape) > MAX_ELEMENTS
-        ):
-            raise PackageError(f"feature {feature.name!r}: absurd shape {feature.shape}")
-    if manifest.layout == "matrix" and not _is_matrix(manifest.features):
-        raise PackageError(
-            f"{MANIFEST}: a matrix has one dtype, and one shaped feature or only numbers"
-        )
-    if manifest.layout == "series" and (len(manifest.features) != 1 or manifest.features[0].shape):
-        raise PackageError(f"{MANIFEST}: a series has one feature without a shape")
-    if manifest.layout == "table" and any(feature.shape for feature in manifest.features):
-        raise PackageError(f"{MANIFEST}: a table's features have no shape")
-    if manifest.task == "classification" and not 2 <= len(manifest.labels) <= MAX_LABELS:
-        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels, want 2 to {MAX_LABELS}")
-    if len(set(manifest.labels)) != len(manifest.labels):
-        raise PackageError(f"{MANIFEST}: a label is there twice")
-    for name, value in manifest.metrics.items():
-        if not math.isfinite(value):
-            raise PackageError(f"{MANIFEST}: metric {name} is {value}")
-
-
-def _is_matrix(features: Sequence[Feature]) -> bool:
-    same = len({feature.dtype for feature in features}) == 1 and features[0].dtype != "str"
-    return same and (
-        (len(features) == 1 and len(features[0].shape) >= 1) or not any(f.shape for f in features)
-    )
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
