@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import collections
 import hashlib
 import hmac
@@ -11,10 +10,13 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.problems import Problem
 from tandem.errors import SettingError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 LEEWAY = 60.0
@@ -23,13 +25,9 @@ KEYS_LIVE = 3600.0
 KEYS_ASKED_AGAIN = 30.0
 MAX_TOKEN = 16_384
 CLIENTS = 10_000
-
-# DER of the DigestInfo for each hash, before the digest itself (RFC 8017 section 9.2, note 1).
-_DIGEST_INFO = {
-    "RS256": ("sha256", bytes.fromhex("3031300d060960864801650304020105000420")),
-    "RS384": ("sha384", bytes.fromhex("3041300d060960864801650304020205000430")),
-    "RS512": ("sha512", bytes.fromhex("3051300d060960864801650304020305000440")),
-}
+ALGORITHMS = ["RS256", "RS384", "RS512"]
+LAST_DATE = 2**40
+"""Seconds since 1970, some 35,000 years from now: a later expiry means never."""
 
 
 class Access:
@@ -97,7 +95,11 @@ def hash_key(key: str) -> bytes:
 
 
 class Issuer:
-    """Checks tokens (RFC 7519, signed as RFC 7518 section 3.3) of one OpenID issuer."""
+    """Checks tokens (RFC 7519, signed as RFC 7518 section 3.3) of one OpenID issuer, by PyJWT.
+
+    Its keys are fetched here and not by PyJWKClient, which lets every caller wait while one asks
+    the issuer, asks anew for each token while it is away, and takes http from anywhere.
+    """
 
     def __init__(self, url: str, audience: str) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -110,47 +112,55 @@ class Issuer:
             raise SettingError(
                 "TANDEM_OIDC_AUDIENCE is not set: expected the audience of this service's tokens"
             )
+        import jwt.algorithms  # noqa: F401 - now, so that no caller waits for it
+
         self.url = url
         self.audience = audience
-        self._keys: dict[str, tuple[int, int]] = {}
+        self._keys: dict[str, RSAPublicKey] = {}
         self._asked = float("-inf")
         self._away = False
         self._lock = threading.Lock()
 
     def subject(self, token: str) -> str:
         """Whom the token names. Raises Problem: 401, or 503 when the issuer cannot be asked."""
+        import jwt
+
         if len(token) > MAX_TOKEN:
             raise Problem(401, "The token is too long.", CHALLENGE)
-        head, claims, signature = token.split(".")
         try:
-            header, told = json.loads(_unbase64(head)), json.loads(_unbase64(claims))
-            signed = int.from_bytes(_unbase64(signature))
-            algorithm, key_id = header["alg"], header.get("kid", "")
-            name, prefix = _DIGEST_INFO[algorithm]  # and never "none"
-            expires, begins = float(told["exp"]), float(told.get("nbf", 0))
-            critical = "crit" in header  # an extension that must be understood (RFC 7515, 4.1.11)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            raise Problem(401, "The token is not one that can be checked.", CHALLENGE) from None
-        if critical:
-            raise Problem(401, "The token asks for an extension that is unknown here.", CHALLENGE)
-        modulus, exponent = self._key(str(key_id))
-        length = (modulus.bit_length() + 7) // 8
-        digest = prefix + hashlib.new(name, f"{head}.{claims}".encode()).digest()
-        # The whole padded block is compared (RFC 8017 section 8.2.2), so nothing in it is parsed.
-        wanted = b"\x00\x01" + b"\xff" * (length - len(digest) - 3) + b"\x00" + digest
-        found = pow(signed, exponent, modulus).to_bytes(length)
-        if signed >= modulus or not hmac.compare_digest(found, wanted):
-            raise Problem(401, "The token's signature is wrong.", CHALLENGE)
-        audience = told.get("aud")
-        if told.get("iss") != self.url:
-            raise Problem(401, "The token is of another issuer.", CHALLENGE)
-        if self.audience not in (audience if isinstance(audience, list) else [audience]):
-            raise Problem(401, "The token is for another service.", CHALLENGE)
-        if not begins - LEEWAY <= time.time() <= expires + LEEWAY:
-            raise Problem(401, "The token has expired.", CHALLENGE)
-        return str(told.get("sub", ""))
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in ALGORITHMS:  # and the issuer is asked for no key of such
+                raise jwt.InvalidAlgorithmError
+            claims = jwt.decode(
+                token,
+                self._key(header.get("kid", "")),
+                ALGORITHMS,
+                {"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
+                audience=self.audience,
+                issuer=self.url,
+                leeway=LEEWAY,
+            )
+            # PyJWT takes the text "1e9" for a date, too, and any number however large.
+            dates = [claims[name] for name in ("exp", "nbf", "iat") if name in claims]
+            if not all(type(date) in (int, float) and date <= LAST_DATE for date in dates):
+                raise jwt.DecodeError
+        except jwt.InvalidSignatureError:
+            detail = "The token's signature is wrong."
+        except jwt.InvalidIssuerError:
+            detail = "The token is of another issuer."
+        except jwt.InvalidAudienceError:
+            detail = "The token is for another service."
+        except jwt.ExpiredSignatureError:
+            detail = "The token has expired."
+        except jwt.ImmatureSignatureError:
+            detail = "The token is not valid yet."
+        except (jwt.PyJWTError, ValueError):
+            detail = "The token is not one that can be checked."
+        else:
+            return str(claims.get("sub", ""))
+        raise Problem(401, detail, CHALLENGE)
 
-    def _key(self, key_id: str) -> tuple[int, int]:
+    def _key(self, key_id: str) -> RSAPublicKey:
         known = key_id in self._keys
         lives = KEYS_LIVE if known else KEYS_ASKED_AGAIN
         # Whoever has a key goes on while another thread asks for newer ones.
@@ -167,23 +177,28 @@ class Issuer:
         raise Problem(401, "The token is signed with an unknown key.", CHALLENGE)
 
     def _ask(self) -> None:
+        from jwt import InvalidKeyError
+
         try:
             self._keys = self._fetch()
             self._away = False
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, InvalidKeyError):
             self._away = True
         self._asked = time.monotonic()
 
-    def _fetch(self) -> dict[str, tuple[int, int]]:
+    def _fetch(self) -> dict[str, RSAPublicKey]:
+        from jwt.algorithms import RSAAlgorithm
+
         found = _get(self.url.rstrip("/") + "/.well-known/openid-configuration")
         if found["issuer"] != self.url:
             raise ValueError("the configuration is of another issuer")
-        keys = {}
+        keys: dict[str, RSAPublicKey] = {}
         for key in _get(found["jwks_uri"])["keys"]:
             if key.get("kty") == "RSA" and key.get("use", "sig") == "sig":
-                modulus = int.from_bytes(_unbase64(key["n"]))
-                if modulus.bit_length() >= 2048:
-                    keys[key.get("kid", "")] = (modulus, int.from_bytes(_unbase64(key["e"])))
+                # These members alone make a public key, whatever else there is.
+                public: Any = RSAAlgorithm.from_jwk({name: key[name] for name in ("kty", "n", "e")})
+                if public.key_size >= 2048:
+                    keys[key.get("kid", "")] = public
         return keys
 
 
@@ -194,7 +209,3 @@ def _get(url: str) -> Any:
 
     with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - checked above
         return json.loads(answer.read(2**20))
-
-
-def _unbase64(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

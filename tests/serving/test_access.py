@@ -100,10 +100,28 @@ def packed(data: bytes) -> str:
 def token(claims: dict, *, header: dict | None = None, private: int = PRIVATE) -> str:
     head = packed(json.dumps(header or {"alg": "RS256", "kid": "1"}).encode())
     signed = f"{head}.{packed(json.dumps(claims).encode())}"
+    return f"{signed}.{packed(signature(signed, private))}"
+
+
+def signature(signed: str, private: int = PRIVATE) -> bytes:
     digest = INFO + hashlib.sha256(signed.encode()).digest()
     padded = b"\x00\x01" + b"\xff" * (256 - 3 - len(digest)) + b"\x00" + digest
-    number = pow(int.from_bytes(padded), private, MODULUS)
-    return f"{signed}.{packed(number.to_bytes(256))}"
+    return pow(int.from_bytes(padded), private, MODULUS).to_bytes(256)
+
+
+def signed_text(claims: bytes) -> str:
+    """A token around claims as they are written."""
+    signed = f"{packed(json.dumps({'alg': 'RS256', 'kid': '1'}).encode())}.{packed(claims)}"
+    return f"{signed}.{packed(signature(signed))}"
+
+
+def unsigned(claims: dict, header: dict) -> str:
+    return f"{packed(json.dumps(header).encode())}.{packed(json.dumps(claims).encode())}."
+
+
+def public_key(name: str) -> dict:
+    exponent, modulus = packed((65537).to_bytes(3)), packed(MODULUS.to_bytes(256))
+    return {"kty": "RSA", "kid": name, "n": modulus, "e": exponent}
 
 
 @pytest.fixture
@@ -115,8 +133,7 @@ def issuer():
             asked.append(self.path)
             told = {"issuer": url, "jwks_uri": f"{url}/keys"}
             if self.path == "/keys":
-                exponent, modulus = packed((65537).to_bytes(3)), packed(MODULUS.to_bytes(256))
-                told = {"keys": [{"kty": "RSA", "kid": "1", "n": modulus, "e": exponent}]}
+                told = {"keys": [public_key("1")]}
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(told).encode())
@@ -166,7 +183,96 @@ REFUSED = {
     "not base64": lambda url: "a.b.c",
     "not objects": lambda url: "W10.W10.AA",
     "too long": lambda url: "a" * 20_000 + ".b.c",
+    "a megabyte": lambda url: token(claims(url, more="a" * 2**20)),
+    "expires at a text": lambda url: token(claims(url, exp=str(int(time.time()) + 300))),
+    "expires at infinity": lambda url: token(claims(url, exp=float("inf"))),
+    "expires at no number": lambda url: token(claims(url, exp=float("nan"))),
+    "expires at true": lambda url: token(claims(url, exp=True)),
+    "begins at a text": lambda url: token(claims(url, nbf="0")),
+    "expires at a fraction that is past": lambda url: token(claims(url, exp=1.5)),
+    "no audience": lambda url: token({"iss": url, "exp": time.time() + 300}),
+    "no issuer": lambda url: token({"aud": "digits", "exp": time.time() + 300}),
+    "an audience that only begins so": lambda url: token(claims(url, aud="digits-of-others")),
+    "an audience in an object": lambda url: token(claims(url, aud={"digits": 1})),
+    "a key id that is a path": lambda url: token(
+        claims(url), header={"alg": "RS256", "kid": "../../../dev/null"}
+    ),
+    "a key id that is no text": lambda url: token(
+        claims(url), header={"alg": "RS256", "kid": ["1"]}
+    ),
+    "no key id": lambda url: token(claims(url), header={"alg": "RS256"}),
+    "a key of its own": lambda url: token(
+        claims(url),
+        header={"alg": "RS256", "kid": "2", "jwk": public_key("2"), "jku": f"{url}/keys"},
+    ),
+    "algorithms to choose from": lambda url: token(
+        claims(url), header={"alg": ["none", "RS256"], "kid": "1"}
+    ),
+    "an algorithm in lower case": lambda url: token(claims(url), header={"alg": "rs256"}),
+    "nothing signed": lambda url: unsigned(claims(url), {"alg": "none"}),
+    "nothing signed, as if": lambda url: unsigned(claims(url), {"alg": "RS256", "kid": "1"}),
+    "nested too deep": lambda url: (
+        packed(b'{"alg":' + b"[" * 5000 + b"]" * 5000 + b"}") + "." + packed(b"{}") + ".AA"
+    ),
+    "claims nested too deep": lambda url: signed_text(b'{"a":' + b"[" * 3000 + b"]" * 3000 + b"}"),
+    "claims given twice, the last one past": lambda url: signed_text(
+        json.dumps(claims(url))[:-1].encode() + b', "exp": 1}'
+    ),
 }
+
+
+@pytest.mark.parametrize("form", ["PEM", "DER"])
+def test_the_public_key_is_no_secret_to_sign_with(issuer, form):
+    import hmac
+
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+
+    url, _ = issuer
+    public = RSAPublicNumbers(65537, MODULUS).public_key()
+    encoding = getattr(serialization.Encoding, form)
+    secret = public.public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+    for header in ({"alg": "HS256", "kid": "1"}, {"alg": "RS256", "kid": "1"}):
+        told = f"{packed(json.dumps(header).encode())}.{packed(json.dumps(claims(url)).encode())}"
+        forged = f"{told}.{packed(hmac.digest(secret, told.encode(), 'sha256'))}"
+        with pytest.raises(Problem) as refused:
+            Access(issuer=Issuer(url, "digits")).admit({"HTTP_AUTHORIZATION": f"Bearer {forged}"})
+        assert refused.value.status == 401
+
+
+def test_a_token_says_what_is_wrong_with_it_and_nothing_of_the_library(issuer):
+    url, _ = issuer
+    access = Access(issuer=Issuer(url, "digits"))
+    told = {}
+    for name, made in REFUSED.items():
+        with pytest.raises(Problem) as refused:
+            access.admit({"HTTP_AUTHORIZATION": f"Bearer {made(url)}"})
+        told[name] = refused.value.detail
+    assert told["another issuer"] == "The token is of another issuer."
+    assert told["another service"] == "The token is for another service."
+    assert told["has expired"] == "The token has expired."
+    assert told["not begun"] == "The token is not valid yet."
+    assert told["signature is wrong"] == "The token's signature is wrong."
+    assert told["unknown key"] == "The token is signed with an unknown key."
+    assert told["a megabyte"] == "The token is too long."
+    assert set(told.values()) - {
+        "The token is of another issuer.",
+        "The token is for another service.",
+        "The token has expired.",
+        "The token is not valid yet.",
+        "The token's signature is wrong.",
+        "The token is signed with an unknown key.",
+        "The token is too long.",
+    } <= {"The token is not one that can be checked.", "The key is not known here."}
+
+
+def test_an_issuer_is_asked_for_no_key_of_a_token_that_cannot_be_right(issuer):
+    url, asked = issuer
+    access = Access(issuer=Issuer(url, "digits"))
+    for header in ({"alg": "none"}, {"alg": "HS256", "kid": "1"}, {"alg": "RS256", "crit": ["x"]}):
+        with pytest.raises(Problem):
+            access.admit({"HTTP_AUTHORIZATION": f"Bearer {token(claims(url), header=header)}"})
+    assert asked == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
