@@ -64,10 +64,15 @@ def dev(port: int) -> None:
 
 def _end_dead_runs() -> None:
     from orchestration import recovery
+    from orchestration.apps import APPS
+    from orchestration.resources import Tandem
 
     with recovery.opened(dagster_home()) as instance:
         for ended in recovery.end_dead_runs(instance):
             click.echo(f"ended {ended}", err=True)
+    for app in APPS:
+        for swept in Tandem().project(app).target.sweep():
+            click.echo(swept, err=True)
 
 
 def _port_is_free(port: int) -> None:

@@ -56,6 +56,8 @@ def release_needed(
     def run(what: str, why: str) -> None:
         job = keys.job_name(app, what)
         recovery.wait_for_turn(instance, app, say)
+        for swept in project.target.sweep():
+            say(swept)
         say(f"{job}: {why}")
         ran.append(
             _run_job(
@@ -68,6 +70,8 @@ def release_needed(
 
     with recovery.only_release(instance, app, say):
         recovery.wait_for_turn(instance, app, say)
+        for swept in project.target.sweep():
+            say(swept)
         report_news(instance, app, project)
         if project.models.latest() is None:
             run("train", f"the store holds no model {app.name} yet")

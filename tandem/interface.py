@@ -103,6 +103,8 @@ def _size(feature: Feature) -> int:
 
 
 def _told(features: Mapping[str, str]) -> str:
+    if len(features) == 1 and " " in (kind := next(iter(features.values()))):
+        return f"rows of {kind.split()[1]} numbers"
     first = ", ".join(f"{name} ({kind})" for name, kind in list(features.items())[:_SHOWN])
     more = f" and {len(features) - _SHOWN} more" if len(features) > _SHOWN else ""
     return f"{len(features)} features: {first}{more}"

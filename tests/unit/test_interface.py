@@ -57,7 +57,10 @@ def test_the_same_interface_fits_whatever_the_model_is_inside() -> None:
             manifest(layout="table", features=[IRIS[0], Feature("width", "str")]),
             "width (text), what is live takes",
         ),
-        (manifest(features=[Feature("x", "float32", [2])]), "x (number 2)"),
+        (
+            manifest(features=[Feature("x", "float32", [2])]),
+            "it takes rows of 2 numbers, what is live takes 2 features",
+        ),
         (DIGITS, "it takes pictures of 8 x 8, what is live takes no pictures"),
     ],
 )
