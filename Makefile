@@ -6,7 +6,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.tandem/dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: help release stop dev test lint unit bench bench-image bench-models bench-deploy bench-serving lock clean
+.PHONY: help release stop dev test lint unit bench bench-image bench-models bench-deploy bench-serving bench-all lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: .venv/dev ## measure a release: a table, then a JSON line a figure
 
 bench-image bench-models bench-deploy bench-serving: bench-%: .venv/dev
 	@$(BENCH) benchmarks/$*.py
+
+bench-all: .venv/dev ## all of them, into one table with goals and misses
+	@$(BENCH) benchmarks/all.py
 
 lock: .venv/main ## make the lock files anew
 	@PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh

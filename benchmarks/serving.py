@@ -1,8 +1,9 @@
 """How close the service comes to the cost of the model itself, and how far ahead of peers it is.
 
-Needs wrk for what goes over the network. MLServer and BentoML are measured where their libraries
-are installed: here, or in the environments whose interpreters $MLSERVER_PYTHON and $BENTOML_PYTHON
-name. `--seconds N` sets how long each load lasts, `--plot FILE` where the picture goes.
+Needs wrk for what goes over the network. MLServer and BentoML are installed, in the versions below,
+into environments of their own under .tandem/peers; each serves the same model twice, as the
+estimator and with ONNX runtime, so that one ratio is the server's alone. `--seconds N` sets how
+long each load lasts, `--plot FILE` where the picture goes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ class Server:
 
     def load(self, seconds: float, connections: int, folder: Path) -> tuple[float, float]:
         """Requests a second and the median latency in seconds, from wrk with one thread."""
-        script = folder / f"{self.name}.lua"
+        script = folder / f"{self.name.replace(', ', '-')}.lua"
         script.write_text(
             f'wrk.method = "POST"\nwrk.body = {json.dumps(self.body.decode())}\n'
             'wrk.headers["Content-Type"] = "application/json"\n'
@@ -157,13 +159,54 @@ def ours(package: Path, folder: Path, row: list[float]) -> Server:
     return Server("tandem", command, port, "/readyz", "/score", body, env=environment, cwd=folder)
 
 
-def has(python: str, module: str) -> bool:
-    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True)
-    return done.returncode == 0
+PINNED = {
+    "mlserver": ("mlserver==1.7.1", "mlserver-sklearn==1.7.1"),
+    "bentoml": ("bentoml==1.4.39",),
+}
+"""What is compared with; the model's own libraries are those that are here."""
+
+
+def installed(name: str) -> str:
+    """The interpreter of a peer's environment, made where it is missing or of other versions."""
+    home = REPOSITORY / ".tandem" / "peers" / name
+    python, mark = home / "bin" / "python", home / "pinned.txt"
+    wanted = [*PINNED[name], *(f"{one}=={version(one)}" for one in SHARED)]
+    if not mark.exists() or mark.read_text() != "\n".join(wanted):
+        uv = str(Path(sys.executable).with_name("uv"))
+        print(f"installing {', '.join(wanted)} …", flush=True)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "-p", sys.executable, home], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "-p", python, *wanted], check=True)
+        mark.write_text("\n".join(wanted))
+    return str(python)
+
+
+SHARED = ("scikit-learn", "joblib", "onnxruntime")
+
+
+MLSERVER_ONNX = """
+import numpy, onnxruntime
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+class Digits(MLModel):
+    async def load(self) -> bool:
+        self.session = onnxruntime.InferenceSession(MODEL)
+        self.input = self.session.get_inputs()[0].name
+        self.output = self.session.get_outputs()[-1].name
+        return True
+
+    async def predict(self, payload):
+        rows = NumpyCodec.decode_input(payload.inputs[0]).astype(numpy.float32)
+        (answers,) = self.session.run([self.output], {self.input: rows})
+        output = NumpyCodec.encode_output("predict_proba", answers)
+        return InferenceResponse(model_name=self.name, outputs=[output])
+"""
 
 
 def mlserver(python: str, model: Path, folder: Path, row: list[float]) -> Server:
-    """MLServer with its scikit-learn runtime, in one process."""
+    """MLServer in one process: its scikit-learn runtime, or a runtime of its own for ONNX."""
+    onnx = model.suffix == ".onnx"
     port, grpc, metrics = free_port(), free_port(), free_port()
     settings = {
         "host": "127.0.0.1",
@@ -175,11 +218,12 @@ def mlserver(python: str, model: Path, folder: Path, row: list[float]) -> Server
     }
     told = {
         "name": "digits",
-        "implementation": "mlserver_sklearn.SKLearnModel",
+        "implementation": "runtime.Digits" if onnx else "mlserver_sklearn.SKLearnModel",
         "parameters": {"uri": str(model)},
     }
-    home = folder / "mlserver"
+    home = folder / f"mlserver{model.suffix}"
     home.mkdir()
+    (home / "runtime.py").write_text(MLSERVER_ONNX.replace("MODEL", repr(str(model))))
     (home / "settings.json").write_text(json.dumps(settings))
     (home / "model-settings.json").write_text(json.dumps(told))
     body = {
@@ -189,14 +233,14 @@ def mlserver(python: str, model: Path, folder: Path, row: list[float]) -> Server
     command = [python, "-c", "from mlserver.cli import main; main()", "start", str(home)]
     path = "/v2/models/digits/infer"
     return Server(
-        "mlserver",
+        "mlserver, ONNX" if onnx else "mlserver",
         command,
         port,
         "/v2/health/ready",
         path,
         json.dumps(body).encode(),
         cwd=home,
-        env={**os.environ, **ONE_THREAD},
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(home)},
     )
 
 
@@ -212,13 +256,30 @@ class Digits:
     def score(self, rows: list[list[float]]) -> list[list[float]]:
         return self.model.predict_proba(numpy.asarray(rows)).tolist()
 """
+BENTO_ONNX = """
+import bentoml, numpy, onnxruntime
+
+@bentoml.service(workers=1)
+class Digits:
+    def __init__(self) -> None:
+        self.session = onnxruntime.InferenceSession(MODEL)
+        self.input = self.session.get_inputs()[0].name
+        self.output = self.session.get_outputs()[-1].name
+
+    @bentoml.api
+    def score(self, rows: list[list[float]]) -> list[list[float]]:
+        asked = {self.input: numpy.asarray(rows, dtype=numpy.float32)}
+        return self.session.run([self.output], asked)[0].tolist()
+"""
 
 
 def bentoml(python: str, model: Path, folder: Path, row: list[float]) -> Server:
     """BentoML with one worker."""
-    home = folder / "bentoml"
+    onnx = model.suffix == ".onnx"
+    home = folder / f"bentoml{model.suffix}"
     home.mkdir()
-    (home / "service.py").write_text(BENTO.replace("MODEL", repr(str(model))))
+    source = BENTO_ONNX if onnx else BENTO
+    (home / "service.py").write_text(source.replace("MODEL", repr(str(model))))
     port = free_port()
     command = [python, "-m", "bentoml", "serve", "service:Digits", "--port", str(port)]
     body = json.dumps({"rows": [row]}).encode()
@@ -229,19 +290,22 @@ def bentoml(python: str, model: Path, folder: Path, row: list[float]) -> Server:
         "BENTOML_HOME": str(home / "home"),
     }
     command += ["--host", "127.0.0.1"]
-    return Server("bentoml", command, port, "/readyz", "/score", body, cwd=home, env=environment)
+    name = "bentoml, ONNX" if onnx else "bentoml"
+    return Server(name, command, port, "/readyz", "/score", body, cwd=home, env=environment)
 
 
 # One worker each, and one thread for its sums: several would wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 PEERS = {"mlserver": (mlserver, ">= 5"), "bentoml": (bentoml, ">= 10")}
+"""Those that serve the estimator have goals; with ONNX the ratio is only stated."""
 
 
 @contextlib.contextmanager
 def running(
     package: Path, folder: Path, estimator: Any, row: list[float]
 ) -> Iterator[list[Server]]:
-    """Our service and the peers that are here."""
+    """Our service and the peers, each with both kinds of the model."""
+    interpreters = {name: installed(name) for name in PEERS}
     servers = [ours(package, folder, row)]
     try:
         # The peers read joblib, and nothing else; this file never leaves the benchmark.
@@ -250,11 +314,8 @@ def running(
         model = folder / "model.joblib"
         joblib.dump(estimator, model)
         for name, (start, _) in PEERS.items():
-            python = os.environ.get(f"{name.upper()}_PYTHON", sys.executable)
-            if has(python, name):
-                servers.append(start(python, model, folder, row))
-            else:
-                print(f"{name} is not installed: skipped")
+            for kind in (model, package / "model.onnx"):
+                servers.append(start(interpreters[name], kind, folder, row))
         yield servers
     finally:
         for server in servers:
@@ -385,8 +446,9 @@ def over_the_network(
     for name, found in middle.items():
         figures.add(f"p50 at one connection, {name}", found * 1e3, "milliseconds")
     for name, (_, goal) in PEERS.items():
-        if name in rate:
-            figures.add(f"requests a second / {name}", rate["tandem"] / rate[name], "ratio", goal)
+        figures.add(f"requests a second / {name}", rate["tandem"] / rate[name], "ratio", goal)
+        onnx = f"{name}, ONNX"
+        figures.add(f"requests a second / {onnx}", rate["tandem"] / rate[onnx], "ratio")
     figures.add(
         "requests a second / in process", rate["tandem"] / rate["in process"], "ratio", ">= 0.5"
     )
