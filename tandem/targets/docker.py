@@ -29,6 +29,7 @@ from tandem.targets.bluegreen import (
     BlueGreen,
     Instance,
     PortLost,
+    judged_by_its_end,
 )
 from tandem.targets.process import DRAIN_SECONDS, TAKEN
 
@@ -131,8 +132,7 @@ class DockerRunner:
 
     def sweep(self) -> list[str]:
         """Remove the checks that a killed process of this machine left."""
-        with engine() as client:
-            return _sweep(client)
+        return sweep_containers()
 
     def _name(self, instance: Instance) -> str:
         return f"{self.app}-{instance.release}-{instance.token[:8]}"
@@ -363,7 +363,8 @@ def run_container_once(
                         f"{registry.reference(digest)} does not start: {problem}"
                         + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
                     ) from None
-                yield url
+                with judged_by_its_end(lambda: _ended(container)):
+                    yield url
         finally:
             remove(container)
 
@@ -454,12 +455,17 @@ def _ends_with_us(name: str) -> Iterator[None]:
         cast(IO[bytes], guard.stdin).close()
 
 
+def sweep_containers() -> list[str]:
+    """Remove what checks left whose process is no more; a line each."""
+    with engine() as client:
+        return _sweep(client)
+
+
 def _sweep(client: Any) -> list[str]:
-    """Remove what checks left whose process is no more; of another machine or container nothing is
-    known."""
     ours = {"label": f"{LABEL}=once"}
     said = []
     for found in client.containers.list(all=True, ignore_removed=True, filters=ours):
+        # Of another machine or container nothing is known.
         if processes.alive(found.labels.get(OWNER, "")) is False:
             remove(found)
             said.append(f"the check {found.name} was cut off: removed it")

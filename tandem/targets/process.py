@@ -30,6 +30,7 @@ from tandem.targets.bluegreen import (
     exit_code,
     free_port,
     is_free,
+    judged_by_its_end,
     known,
     now,
     process_alive,
@@ -269,7 +270,8 @@ def _started(
                     f"{reference} does not start: {problem}"
                     + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
                 ) from None
-            yield url
+            with judged_by_its_end(lambda: runner.ended(instance)):
+                yield url
     finally:
         runner.kill(instance)
         record.unlink(missing_ok=True)

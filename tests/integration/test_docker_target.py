@@ -26,7 +26,7 @@ from tandem import ask, processes
 from tandem.errors import ImageFault, TargetError
 from tandem.oci import open_registry
 from tandem.oci.image import pull, push, registry_source
-from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once
+from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once, sweep_once
 from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
 from tandem.targets.docker import LABEL, engine, ensure_image
 
@@ -297,6 +297,7 @@ def test_checks_whose_process_is_gone_are_swept_and_those_of_others_are_not(
             )
         try:
             assert f"the check {name}dead was cut off: removed it" in target.sweep()
+            assert sweep_once(state=target.folder, engine="docker") == []
             left = client.containers.list(all=True, filters={"name": name})
             assert {one.name for one in left} == {name + "ours", name + "elsewhere"}
         finally:

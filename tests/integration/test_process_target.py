@@ -27,7 +27,7 @@ from small_image import MemoryRegistry
 
 from tandem import ask
 from tandem.errors import ImageFault, TargetError
-from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once
+from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once, sweep_once
 from tandem.targets import process as process_module
 from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
 from tandem.targets.truth import compare
@@ -514,6 +514,15 @@ def test_wrong_answers_are_a_verdict_and_a_service_killed_over_the_questions_is_
     with pytest.raises(TargetError, match="has stopped, ended by SIGKILL") as caught:
         deploy(target, registry, "one", 1, check=killed)
     assert not isinstance(caught.value, ImageFault)
+    with (
+        pytest.raises(TargetError, match="no answers: it has stopped, ended by SIGKILL") as caught,
+        run_once(registry, registry.small("one"), state=tmp_path) as url,
+    ):
+        (record,) = (tmp_path / "once").glob("*.json")
+        os.kill(json.loads(record.read_bytes())["process"]["pid"], signal.SIGKILL)
+        assert wait_until(lambda: not _connects(url), 5)
+        raise ImageFault("no answers")
+    assert not isinstance(caught.value, ImageFault)
 
 
 def test_a_port_that_another_program_took_is_tried_once_more(
@@ -627,4 +636,4 @@ def test_run_once_ends_with_the_process_that_ran_it(
     # What it had written down is forgotten by whoever comes next.
     assert [line.endswith("was cut off: stopped it") for line in target.sweep()] == [True]
     assert not list((tmp_path / "once").iterdir())
-    assert target.sweep() == []
+    assert target.sweep() == sweep_once(state=tmp_path) == []
