@@ -497,7 +497,7 @@ KILLED = """
 
 # Before the Lease, with the Lease, in the middle of applying, while waiting, before it is written
 # down, and before that is said of the Deployment.
-@pytest.mark.parametrize("at", [2, 4, 12, 16, 23, 26, 30, 32])
+@pytest.mark.parametrize("at", [2, 6, 14, 18, 25, 28, 32, 34])
 def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
     target: KubernetesTarget, namespace: str, at: int
 ) -> None:
