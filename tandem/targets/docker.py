@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -39,6 +40,8 @@ MEMORY = "1g"
 PROCESSES = 512
 LABEL = "tandem"
 """On every container of ours: `deploy` or `once`."""
+ONCE_AT_MOST = 3600.0
+"""Seconds that a private check may take, far above what any does."""
 OWNER = "tandem.owner"
 """On those that must not outlive a process: its identity."""
 KILLED = (137, 143)
@@ -465,8 +468,18 @@ def _sweep(client: Any) -> list[str]:
     ours = {"label": f"{LABEL}=once"}
     said = []
     for found in client.containers.list(all=True, ignore_removed=True, filters=ours):
-        # Of another machine or container nothing is known.
-        if processes.alive(found.labels.get(OWNER, "")) is False:
+        is_alive = processes.alive(found.labels.get(OWNER, ""))
+        # Of another machine or container nothing is known, but no check takes that long.
+        if is_alive is False or (is_alive is None and _age(client, found) > ONCE_AT_MOST):
             remove(found)
             said.append(f"the check {found.name} was cut off: removed it")
     return said
+
+
+def _age(client: Any, container: Any) -> float:
+    """Seconds since it was created, by the engine's own clock."""
+    now, created = (
+        datetime.fromisoformat(text)
+        for text in (client.info()["SystemTime"], container.attrs["Created"])
+    )
+    return (now - created).total_seconds()
