@@ -554,7 +554,9 @@ class BlueGreen:
 
 def _left_behind(state: State) -> bool:
     """Whether there is something to clean up, unless a deploy is at it."""
-    return state.starting is not None or any(map(_is_over, state.retiring))
+    return state.starting is not None or any(
+        not retiring.told or _is_over(retiring) for retiring in state.retiring
+    )
 
 
 def _is_switching(state: State) -> bool:

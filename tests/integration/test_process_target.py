@@ -402,6 +402,23 @@ def test_what_a_killed_deploy_left_is_swept(
     assert wait_until(swept, 5)
 
 
+def test_an_old_release_that_nobody_told_to_end_is_told_by_a_sweep(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    deploy(target, registry, "one", 1)
+    step = 0
+    while not any(not one.told for one in target._read().retiring if one.instance.release == 1):
+        assert killed_deploy(target, tmp_path, step) == -signal.SIGKILL
+        if target._read().starting:
+            target.sweep()
+        step += 1
+    current = target.current()
+    assert current and current.release == 2
+    target.sweep()
+    assert wait_until(lambda: len(processes(tmp_path)) == 2, 5)
+    assert word_at(target.url()) == "two"
+
+
 def test_a_sweep_leaves_a_deploy_alone_that_is_on(
     target: BlueGreen, registry: MemoryRegistry
 ) -> None:
