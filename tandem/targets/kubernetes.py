@@ -388,9 +388,12 @@ class KubernetesTarget:
     def _rolled_out(
         self, release: int, facts: Facts, timeline: rollout.Timeline, fence: Fence
     ) -> list[Object]:
+        def still_ours(deployment: Object) -> None:
+            fence.judge("Deployment", deployment)
+
         return rollout.wait(
             self.api, self.app, release,
-            deadline=facts.deadline, timeline=timeline, judge_it=fence.judge,
+            deadline=facts.deadline, timeline=timeline, still_ours=still_ours,
         )  # fmt: skip
 
     def _is_leaving(self, digest: str) -> bool:

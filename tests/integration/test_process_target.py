@@ -576,7 +576,7 @@ def test_what_this_machine_lacks_is_not_the_image_s_fault(
     for missing, of_the_image in (
         ({"argv": ("/nowhere/program",)}, True),
         ({"argv": ("no-such-program",)}, True),
-        ({"argv": (str(tmp_path / "python-0" / "bin" / "python3"),)}, False),
+        ({"argv": (str(Path(prepared.argv[0]).with_name("of-no-environment")),)}, False),
         ({"folder": "/nowhere"}, False),
     ):
         with pytest.raises(TargetError, match="cannot be started: No such file") as caught:
