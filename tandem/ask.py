@@ -230,7 +230,7 @@ def _request(
         answer = connection.getresponse()
         data = answer.read(MOST + 1)
         if len(data) > MOST:
-            raise TargetError(f"{url}{path} answered more than {MOST} bytes")
+            raise ImageFault(f"{url}{path} answered more than {MOST} bytes")
         return answer.status, data
     finally:
         connection.close()

@@ -89,6 +89,7 @@ class Target(Protocol):
 
         For whoever starts next, and as often as one likes: where a deploy is on, or nothing was
         left, it does nothing, and it waits for nobody. On Kubernetes the next deploy does it.
+        What a check left that another engine ran is for `sweep_once`.
         """
 
 
@@ -141,6 +142,21 @@ def run_once(
         from tandem.targets.process import run_process_once as run
     with run(registry, digest, state=state, env=env or {}, deadline=deadline) as url:
         yield url
+
+
+def sweep_once(*, state: Path, engine: str = "process") -> list[str]:
+    """End what killed processes of this machine left of `run_once`; what was done, a line each.
+
+    What a living one runs, or one of another container, is left alone. Raises `TargetError` when
+    the engine does not answer.
+    """
+    if engine == "docker":
+        from tandem.targets.docker import sweep_containers
+
+        return sweep_containers()
+    from tandem.targets.process import ProcessRunner
+
+    return ProcessRunner(state).sweep()
 
 
 def _port(url: str, text: str) -> int:

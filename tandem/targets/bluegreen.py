@@ -38,6 +38,8 @@ LOCK_WAIT = 600.0
 """Seconds to wait for another deploy to end."""
 DRAIN = 15.0
 """Seconds an old instance has to end by itself before the next command ends it."""
+EXIT_WAIT = 5.0
+A_MOMENT = 0.5
 LOG_LINES = 15
 CLOCK_SLACK = 2.0
 KEEP = 10
@@ -318,12 +320,8 @@ class BlueGreen:
 
     def _ask(self, check: Check, url: str, instance: Instance) -> None:
         """The check; if it fails because the instance ended, that is what is wrong."""
-        try:
+        with judged_by_its_end(lambda: self.runner.ended(instance)):
             check(url)
-        except TargetError as problem:
-            if end := self.runner.ended(instance):
-                raise type(end)(f"{problem}: it has stopped, {end}") from None
-            raise
 
     def _unchanged(
         self, state: State, request: DeployRequest, check: Check, progress: Say
@@ -556,7 +554,9 @@ class BlueGreen:
 
 def _left_behind(state: State) -> bool:
     """Whether there is something to clean up, unless a deploy is at it."""
-    return state.starting is not None or any(map(_is_over, state.retiring))
+    return state.starting is not None or any(
+        not retiring.told or _is_over(retiring) for retiring in state.retiring
+    )
 
 
 def _is_switching(state: State) -> bool:
@@ -627,6 +627,19 @@ def is_free(port: int) -> bool:
         return True
 
 
+@contextlib.contextmanager
+def judged_by_its_end(ended: Callable[[], TargetError | None]) -> Iterator[None]:
+    """What fails while an instance is asked is what ended the instance, where it has ended."""
+    try:
+        yield
+    except TargetError as problem:
+        # It closes its connections before it counts as ended.
+        wait_until(lambda: ended() is not None, A_MOMENT)
+        if end := ended():
+            raise type(end)(f"{problem}: it has stopped, {end}") from None
+        raise
+
+
 _children: dict[str, subprocess.Popen[bytes]] = {}
 """Started by this process, by their identity; they outlive it on purpose, but must be reaped while
 it lives, and how they ended is known to it alone."""
@@ -649,12 +662,18 @@ def exit_code(process: Process) -> int | None:
     """How a child of this process ended, a signal as a negative number; None where that is not
     known."""
     child = _children.get(process.mark)
-    return child.poll() if child else None
+    if child is None:
+        return None
+    # It counts as ended once its first thread has; the kernel tells how when the last one has.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(EXIT_WAIT)
+    return None
 
 
 def process_alive(process: Process) -> bool:
     """Whether that very process still runs; one of another container is none of ours."""
-    if exit_code(process) is not None:
+    child = _children.get(process.mark)
+    if child is not None and child.poll() is not None:
         return False
     if process.mark:
         return processes.alive(process.mark) is True

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,6 +30,7 @@ from tandem.targets.bluegreen import (
     BlueGreen,
     Instance,
     PortLost,
+    judged_by_its_end,
 )
 from tandem.targets.process import DRAIN_SECONDS, TAKEN
 
@@ -38,6 +40,8 @@ MEMORY = "1g"
 PROCESSES = 512
 LABEL = "tandem"
 """On every container of ours: `deploy` or `once`."""
+ONCE_AT_MOST = 3600.0
+"""Seconds that a private check may take, far above what any does."""
 OWNER = "tandem.owner"
 """On those that must not outlive a process: its identity."""
 KILLED = (137, 143)
@@ -131,8 +135,7 @@ class DockerRunner:
 
     def sweep(self) -> list[str]:
         """Remove the checks that a killed process of this machine left."""
-        with engine() as client:
-            return _sweep(client)
+        return sweep_containers()
 
     def _name(self, instance: Instance) -> str:
         return f"{self.app}-{instance.release}-{instance.token[:8]}"
@@ -363,7 +366,8 @@ def run_container_once(
                         f"{registry.reference(digest)} does not start: {problem}"
                         + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
                     ) from None
-                yield url
+                with judged_by_its_end(lambda: _ended(container)):
+                    yield url
         finally:
             remove(container)
 
@@ -454,13 +458,28 @@ def _ends_with_us(name: str) -> Iterator[None]:
         cast(IO[bytes], guard.stdin).close()
 
 
+def sweep_containers() -> list[str]:
+    """Remove what checks left whose process is no more; a line each."""
+    with engine() as client:
+        return _sweep(client)
+
+
 def _sweep(client: Any) -> list[str]:
-    """Remove what checks left whose process is no more; of another machine or container nothing is
-    known."""
     ours = {"label": f"{LABEL}=once"}
     said = []
     for found in client.containers.list(all=True, ignore_removed=True, filters=ours):
-        if processes.alive(found.labels.get(OWNER, "")) is False:
+        is_alive = processes.alive(found.labels.get(OWNER, ""))
+        # Of another machine or container nothing is known, but no check takes that long.
+        if is_alive is False or (is_alive is None and _age(client, found) > ONCE_AT_MOST):
             remove(found)
             said.append(f"the check {found.name} was cut off: removed it")
     return said
+
+
+def _age(client: Any, container: Any) -> float:
+    """Seconds since it was created, by the engine's own clock."""
+    now, created = (
+        datetime.fromisoformat(text)
+        for text in (client.info()["SystemTime"], container.attrs["Created"])
+    )
+    return (now - created).total_seconds()

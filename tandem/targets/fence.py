@@ -49,11 +49,10 @@ class Fence:
         self.api = api
         self.holder = holder
 
-    def judge(self, found: Object) -> None:
+    def judge(self, kind: str, found: Object) -> None:
         """Raise `Superseded` when a newer holder wrote the object."""
         if fence_of(found) > self.holder.number:
-            name = f"{found['kind']}/{found['metadata']['name']}"
-            raise Superseded(f"{name} was taken by a newer deploy")
+            raise Superseded(f"{kind}/{found['metadata']['name']} was taken by a newer deploy")
 
     def apply(self, wanted: Object, *, manager: str = MANAGER, force: bool = False) -> Object:
         """Server-side apply. Raises `ApiError` with causes when others own a field, unless forced.
@@ -108,7 +107,7 @@ class Fence:
         """Read, judge, write; again from the start when the object changed in between."""
         for _ in range(TRIES):
             if (found := self.api.get(kind, name)) is not None:
-                self.judge(found)
+                self.judge(kind, found)
             try:
                 return once(found)
             except ApiError as problem:

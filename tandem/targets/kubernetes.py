@@ -191,12 +191,12 @@ class KubernetesTarget:
                             "login": _login_mark(secret)},
                            fence)  # fmt: skip
             deployment = self._mark(good, fence)
-            found = self._live(deployment, self.api.get("Service", self.app))
+            found = self._live(deployment, self.api.get("Service", self.app), deploying=True)
         shown = [rollout.describe(pod) for pod in pods]
         detail = {**found.detail, "pods": shown, "timeline": moments, "notes": notes}
         # Writing down that it is live is a change of its own, which the controller has yet to see.
         detail.pop("rollout", None)
-        return msgspec.structs.replace(found, detail=detail, switching=False)
+        return msgspec.structs.replace(found, detail=detail)
 
     def objects(self, facts: Facts, pull_secret: str = "") -> list[Object]:
         """Every object of a release, as `tandem manifests` shows them."""
@@ -388,9 +388,12 @@ class KubernetesTarget:
     def _rolled_out(
         self, release: int, facts: Facts, timeline: rollout.Timeline, fence: Fence
     ) -> list[Object]:
+        def still_ours(deployment: Object) -> None:
+            fence.judge("Deployment", deployment)
+
         return rollout.wait(
             self.api, self.app, release,
-            deadline=facts.deadline, timeline=timeline, judge_it=fence.judge,
+            deadline=facts.deadline, timeline=timeline, still_ours=still_ours,
         )  # fmt: skip
 
     def _is_leaving(self, digest: str) -> bool:
@@ -504,7 +507,8 @@ class KubernetesTarget:
         ]
         return found
 
-    def _live(self, deployment: Object, service: Object | None) -> Live:
+    def _live(self, deployment: Object, service: Object | None, *, deploying: bool = False) -> Live:
+        """What is live; `deploying` when it is this deploy that has just put it there."""
         template = deployment["spec"]["template"]
         image = image_of(template["spec"])
         good = _good(deployment)
@@ -517,7 +521,7 @@ class KubernetesTarget:
             detail["rollout"] = judged.stopped or f"waiting for {judged.waiting_for}"
         moving = not known or "rollout" in detail
         return Live(
-            switching=moving and is_on(self.api, self.app),
+            switching=moving and not deploying and is_on(self.api, self.app),
             url=self._url(service) or "",
             digest=digest,
             reference=image,

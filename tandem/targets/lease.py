@@ -83,8 +83,14 @@ class Lease:
             )
 
     def verify(self) -> None:
-        """Ask the cluster whether it is still held; raises `Superseded` when it is not."""
-        spec = (self.api.get("Lease", self.name) or {}).get("spec") or {}
+        """Ask the cluster whether it is still held; raises `Superseded` when it is not.
+
+        A Lease that a person deleted, and that nobody has taken since, was not taken.
+        """
+        found = self.api.get("Lease", self.name)
+        if found is None:
+            return
+        spec = found.get("spec") or {}
         if (spec.get("holderIdentity"), spec.get("leaseTransitions")) != (self.me, self.number):
             self._lost = spec.get("holderIdentity") or NOBODY
             self.check()
@@ -94,34 +100,36 @@ class Lease:
         found = self.api.get("Lease", self.name)
         try:
             if found is None:
-                number = self._highest() + 1
+                number = self._next(0)
                 self._held = self.api.create(self._body(self.me, {}, number))
                 self.number = number
                 return True
             self._held = found
             spec = found.get("spec") or {}
             holder = spec.get("holderIdentity") or ""
-            number = spec.get("leaseTransitions") or 0
+            last = spec.get("leaseTransitions") or 0
             if holder == self.me:
                 # Our own request got through and its answer did not.
-                self.number = number
+                self.number = last
                 return True
             stale = expired == f"{holder} {spec.get('renewTime')}"
             if holder and not stale and not is_dead(holder):
                 return False
-            self._held = self.api.replace(self._body(self.me, found, number + 1))
-            self.number = number + 1
+            number = self._next(last)
+            self._held = self.api.replace(self._body(self.me, found, number))
+            self.number = number
             return True
         except ApiError as problem:
             if problem.status == 409:
                 return False
             raise
 
-    def _highest(self) -> int:
-        """The highest number on what is there: a person may have deleted the Lease."""
+    def _next(self, last: int) -> int:
+        """A number above the Lease's `last` and above any on what is there: a person may have
+        deleted the Lease, and an earlier edition wrote none into it."""
         # Each holder writes its record before anything else; the Deployment may outlive a record.
         found = (self.api.get("ConfigMap", self.name), self.api.get("Deployment", self.app))
-        return max(map(fence_of, found))
+        return max(last, *map(fence_of, found)) + 1
 
     def _body(self, holder: str, found: Object, number: int) -> Object:
         metadata = {"name": self.name, "namespace": self.api.namespace}

@@ -30,6 +30,7 @@ from tandem.targets.bluegreen import (
     exit_code,
     free_port,
     is_free,
+    judged_by_its_end,
     known,
     now,
     process_alive,
@@ -47,8 +48,6 @@ FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 """What ends a process that did nothing wrong: the machine that is out of memory or is stopped, a
 person."""
 TAKEN = "address already in use"
-PYTHON = "python-"
-"""Of this machine: how the folders of its virtual environments begin."""
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -164,8 +163,7 @@ def _is_of_image(problem: OSError, prepared: Prepared) -> bool:
 
     What this machine lacks, its Python or the unpacked folder, it may have later.
     """
-    program = Path(prepared.argv[0])
-    ours = program.parent.parent.name.startswith(PYTHON)
+    ours = str(Path(prepared.argv[0]).parent) == prepared.env["PATH"].split(":")[0]
     there = Path(prepared.folder).is_dir()
     return isinstance(problem, FileNotFoundError | PermissionError) and there and not ours
 
@@ -203,7 +201,7 @@ def bare_python(state: Path) -> Path:
     machine's leaks in."""
     base = getattr(sys, "_base_executable", None) or sys.executable
     key = hashlib.sha256(f"{base} {sys.version}".encode()).hexdigest()[:12]
-    venv = state.absolute() / f"{PYTHON}{key}"
+    venv = state.absolute() / f"python-{key}"
     if not (venv / "bin" / "python3").exists():
         with roots.beside(venv) as making:
             done = subprocess.run(
@@ -269,7 +267,8 @@ def _started(
                     f"{reference} does not start: {problem}"
                     + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
                 ) from None
-            yield url
+            with judged_by_its_end(lambda: runner.ended(instance)):
+                yield url
     finally:
         runner.kill(instance)
         record.unlink(missing_ok=True)

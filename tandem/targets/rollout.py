@@ -197,11 +197,11 @@ def wait(
     *,
     deadline: float,
     timeline: Timeline,
-    judge_it: Callable[[Object], None],
+    still_ours: Callable[[Object], None],
 ) -> list[Object]:
     """Wait until the Deployment is whole with pods of that release; gives its pods.
 
-    `judge_it` sees each state of the Deployment, and raises when it is not to be waited for. Raises
+    `still_ours` sees each state of the Deployment, and raises when it is not. Raises
     `TargetError` with the pod's last log lines and warnings when it stops, or cannot.
     """
     news: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -215,7 +215,7 @@ def wait(
     for thread in threads:
         thread.start()
     try:
-        return _watch(api, app, release, deadline, timeline, news, judge_it)
+        return _watch(api, app, release, deadline, timeline, news, still_ours)
     finally:
         ended.set()
         api.hang_up()
@@ -240,7 +240,7 @@ def _follow(
 
 def _watch(
     api: Api, app: str, release: int, deadline: float, timeline: Timeline, news: queue.Queue[Any],
-    judge_it: Callable[[Object], None],
+    still_ours: Callable[[Object], None],
 ) -> list[Object]:  # fmt: skip
     revisions = Revisions(api, app)
     pods: dict[str, Object] = {}
@@ -271,7 +271,7 @@ def _watch(
             deployment = found
         if deployment is None:
             continue
-        judge_it(deployment)
+        still_ours(deployment)
         template = deployment["spec"]["template"]["metadata"].get("annotations") or {}
         if template.get(RELEASE) != str(release):
             raise TargetError(f"Deployment/{app} was changed by somebody during the rollout")

@@ -26,7 +26,7 @@ from tandem import ask, processes
 from tandem.errors import ImageFault, TargetError
 from tandem.oci import open_registry
 from tandem.oci.image import pull, push, registry_source
-from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once
+from tandem.targets import DeployRequest, Live, bluegreen, docker, open_target, run_once, sweep_once
 from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
 from tandem.targets.docker import LABEL, engine, ensure_image
 
@@ -279,8 +279,8 @@ def test_a_port_that_another_program_took_is_tried_once_more(
     assert word_at(live.url) == "one" and ports == []
 
 
-def test_checks_whose_process_is_gone_are_swept_and_those_of_others_are_not(
-    target: BlueGreen,
+def test_checks_whose_process_is_gone_are_swept_and_those_of_others_only_when_they_are_old(
+    target: BlueGreen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with subprocess.Popen(["sleep", "60"]) as gone:
         dead = processes.identity(gone.pid)
@@ -297,8 +297,13 @@ def test_checks_whose_process_is_gone_are_swept_and_those_of_others_are_not(
             )
         try:
             assert f"the check {name}dead was cut off: removed it" in target.sweep()
+            assert sweep_once(state=target.folder, engine="docker") == []
             left = client.containers.list(all=True, filters={"name": name})
             assert {one.name for one in left} == {name + "ours", name + "elsewhere"}
+            monkeypatch.setattr(docker, "ONCE_AT_MOST", 0.0)
+            assert f"the check {name}elsewhere was cut off: removed it" in target.sweep()
+            left = client.containers.list(all=True, filters={"name": name})
+            assert [one.name for one in left] == [name + "ours"]
         finally:
             for one in client.containers.list(all=True, filters={"name": name}):
                 one.remove(force=True)

@@ -496,18 +496,13 @@ KILLED = """
 
 
 # Before the Lease, with the Lease, in the middle of applying, while waiting, before it is written
-# down.
-@pytest.mark.parametrize("at", [1, 4, 9, 14, 18])
+# down, and before that is said of the Deployment.
+@pytest.mark.parametrize("at", [2, 6, 14, 18, 25, 28, 32, 34])
 def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
     target: KubernetesTarget, namespace: str, at: int
 ) -> None:
     deploy(target, "one", 1)
-    digest = cluster_image.small("two")
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), namespace, str(at), digest], env=environ
-    )
-    assert done.returncode == -signal.SIGKILL
+    killed_deploy(namespace, at)
     live = deploy(target, "two", 2)
     assert word_at(live.url) == "two"
     assert target.drift() == []
@@ -643,6 +638,12 @@ def test_the_number_of_a_holder_never_goes_back(target: KubernetesTarget, namesp
     kubectl("-n", namespace, "delete", "lease", "small-tandem")
     with Lease(target.api, "small", print) as lease:
         assert lease.number == 7
+    # An earlier edition writes the Lease without a number.
+    lease_now = target.api.get("Lease", "small-tandem")
+    assert lease_now and lease_now["spec"].pop("leaseTransitions") == 7
+    target.api.replace(lease_now)
+    with Lease(target.api, "small", print) as lease:
+        assert lease.number == 7, "above all that was written"
 
 
 class Number:
@@ -680,6 +681,13 @@ def test_an_older_holder_neither_applies_nor_replaces_nor_deletes(
     assert found and found["data"] == {"two": "two"}
     assert newer.delete("ConfigMap", "small", ours=lambda found: False) is False
     assert newer.delete("ConfigMap", "small", ours=lambda found: True) is True
+
+
+def test_what_a_killed_deploy_had_made_is_owned_by_the_next_one(target: KubernetesTarget) -> None:
+    # Killed between the two requests of which making a new object consists.
+    target.api.create(a_config_map("one"), manager="tandem")
+    found = Fence(target.api, Number(1)).apply(a_config_map("two"))
+    assert found["data"] == {"two": "two"}
 
 
 def test_a_write_that_was_begun_before_the_newer_one_is_refused(
@@ -764,6 +772,30 @@ def test_a_failed_try_does_not_fail_the_next_one_of_the_same_number(
     live = deploy(target, "two", 2)
     assert word_at(live.url) == "two"
     assert target.drift() == []
+
+
+def killed_deploy(namespace: str, at: int) -> None:
+    """A deploy of release 2 that is killed before the request of that number."""
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    code, digest = textwrap.dedent(KILLED), cluster_image.small("two")
+    done = subprocess.run([sys.executable, "-c", code, namespace, str(at), digest], env=environ)
+    assert done.returncode == -signal.SIGKILL
+
+
+# A new object takes two requests: to make it, and to own it as if it had been applied.
+@pytest.mark.parametrize("at", [5, 11, 25, 30])
+def test_a_first_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
+    target: KubernetesTarget, namespace: str, at: int
+) -> None:
+    killed_deploy(namespace, at)
+    live = deploy(target, "two", 2)
+    assert word_at(live.url) == "two"
+    assert target.drift() == []
+    kinds = "deployment,service,configmap,serviceaccount,networkpolicy"
+    for one in json.loads(kubectl("-n", namespace, "get", kinds, "-o", "json"))["items"]:
+        entries = one["metadata"].get("managedFields", [])
+        how = {entry["operation"] for entry in entries if entry["manager"] == "tandem"}
+        assert how <= {"Apply"}, one["metadata"]["name"]
 
 
 class Cuttable:

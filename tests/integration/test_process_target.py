@@ -27,7 +27,7 @@ from small_image import MemoryRegistry
 
 from tandem import ask
 from tandem.errors import ImageFault, TargetError
-from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once
+from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once, sweep_once
 from tandem.targets import process as process_module
 from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
 from tandem.targets.truth import compare
@@ -402,6 +402,23 @@ def test_what_a_killed_deploy_left_is_swept(
     assert wait_until(swept, 5)
 
 
+def test_an_old_release_that_nobody_told_to_end_is_told_by_a_sweep(
+    target: BlueGreen, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    deploy(target, registry, "one", 1)
+    step = 0
+    while not any(not one.told for one in target._read().retiring if one.instance.release == 1):
+        assert killed_deploy(target, tmp_path, step) == -signal.SIGKILL
+        if target._read().starting:
+            target.sweep()
+        step += 1
+    current = target.current()
+    assert current and current.release == 2
+    target.sweep()
+    assert wait_until(lambda: len(processes(tmp_path)) == 2, 5)
+    assert word_at(target.url()) == "two"
+
+
 def test_a_sweep_leaves_a_deploy_alone_that_is_on(
     target: BlueGreen, registry: MemoryRegistry
 ) -> None:
@@ -514,6 +531,15 @@ def test_wrong_answers_are_a_verdict_and_a_service_killed_over_the_questions_is_
     with pytest.raises(TargetError, match="has stopped, ended by SIGKILL") as caught:
         deploy(target, registry, "one", 1, check=killed)
     assert not isinstance(caught.value, ImageFault)
+    with (
+        pytest.raises(TargetError, match="no answers: it has stopped, ended by SIGKILL") as caught,
+        run_once(registry, registry.small("one"), state=tmp_path) as url,
+    ):
+        (record,) = (tmp_path / "once").glob("*.json")
+        os.kill(json.loads(record.read_bytes())["process"]["pid"], signal.SIGKILL)
+        assert wait_until(lambda: not _connects(url), 5)
+        raise ImageFault("no answers")
+    assert not isinstance(caught.value, ImageFault)
 
 
 def test_a_port_that_another_program_took_is_tried_once_more(
@@ -550,7 +576,7 @@ def test_what_this_machine_lacks_is_not_the_image_s_fault(
     for missing, of_the_image in (
         ({"argv": ("/nowhere/program",)}, True),
         ({"argv": ("no-such-program",)}, True),
-        ({"argv": (str(tmp_path / "python-0" / "bin" / "python3"),)}, False),
+        ({"argv": (str(Path(prepared.argv[0]).with_name("of-no-environment")),)}, False),
         ({"folder": "/nowhere"}, False),
     ):
         with pytest.raises(TargetError, match="cannot be started: No such file") as caught:
@@ -627,4 +653,4 @@ def test_run_once_ends_with_the_process_that_ran_it(
     # What it had written down is forgotten by whoever comes next.
     assert [line.endswith("was cut off: stopped it") for line in target.sweep()] == [True]
     assert not list((tmp_path / "once").iterdir())
-    assert target.sweep() == []
+    assert target.sweep() == sweep_once(state=tmp_path) == []
