@@ -506,15 +506,31 @@ def _portable(estimator: Any) -> Any:
     """The estimator, or a copy, as it is safe to load and needs no more than the image has.
 
     One that was fitted on a data frame takes columns by position: the image has no pandas. Nearest
-    neighbours are searched one by one: their search trees cannot be checked after loading.
+    neighbours are searched one by one: their search trees cannot be checked after loading. What
+    training had of processes, caches and progress is left behind.
     """
     searching = [part for part in _parts(estimator) if part.__dict__.get("_tree") is not None]
-    if searching or _named(estimator):
+    busy = [part for part in _parts(estimator) if _busy(part)]
+    if searching or busy or _named(estimator):
         estimator = copy.deepcopy(estimator)
         for part in _parts(estimator):
             if part.__dict__.get("_tree") is not None:
                 part._tree, part._fit_method = None, "brute"
+            part.__dict__.update(_busy(part))
     return _by_position(estimator)
+
+
+def _busy(part: Any) -> dict[str, Any]:
+    """Parameters that a service has no use for, and what they become."""
+    held = part.__dict__
+    quiet: dict[str, Any] = {}
+    if held.get("n_jobs") not in (None, 1):
+        quiet["n_jobs"] = None
+    if held.get("memory") is not None:
+        quiet["memory"] = None
+    if held.get("verbose"):
+        quiet["verbose"] = type(held["verbose"])(0)
+    return quiet
 
 
 def _by_position(estimator: Any) -> Any:
