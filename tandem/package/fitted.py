@@ -235,7 +235,7 @@ def _check_boosting(owner: Any) -> None:
         _need(_width(member) == width, owner, f"a tree of {_width(member)} features, not {width}")
     # Trees add to what `init_` answers, one column each, whatever it has.
     start, names = owner.init_, _names(owner.init_)
-    if "DummyClassifier" in names:
+    if "DummyClassifier" in names and "ClassifierMixin" in _names(owner):
         classes = len(owner.classes_)
         _need(count == (1 if classes == 2 else classes), owner, f"{count} trees a round")
         _need(owner._loss.is_multiclass == (count > 1), owner, "another loss than its classes need")
@@ -330,7 +330,7 @@ def _check_neighbors(owner: Any) -> None:
             _need(sides, owner, f"{name}: {key} is not of {width} columns")
     labels = vars(owner).get("_y")
     if labels is not None:
-        _need(type(labels) is np.ndarray and labels.dtype.kind in "fiu", owner, "_y is no array")
+        _need(type(labels) is np.ndarray and labels.dtype.kind in "fiub", owner, "_y is no array")
         _need(labels.shape[:1] == (len(rows),), owner, f"{len(rows)} rows, {len(labels)} answers")
     if "ClassifierMixin" in _names(owner):
         _check_classes(owner, labels)
@@ -398,7 +398,7 @@ def _check_vocabulary(owner: Any) -> None:
     words = vars(owner).get("vocabulary_")
     if words is None:
         return  # made from `vocabulary`, which scikit-learn checks
-    _need(isinstance(words, Mapping), owner, "vocabulary_ is no mapping")
+    _need(type(words) is dict, owner, "vocabulary_ is no mapping")
     places = list(words.values())
     fits = all(map(_integer, places)) and sorted(places) == list(range(len(places)))
     _need(fits, owner, "vocabulary_ points outside of its columns")

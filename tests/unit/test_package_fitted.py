@@ -107,6 +107,22 @@ def test_what_training_had_of_processes_and_caches_is_left_behind(tmp_path: Path
     assert open_predictor(made).predict(X[:2]).shape == (2, 3)
 
 
+def test_equal_text_models_are_one_package_whichever_process_made_them(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    def made(name: str, words: list[str]) -> Any:
+        estimator = make_pipeline(vectorizer(stop_words=words), LogisticRegression())
+        return write(tmp_path / name, estimator.fit(TEXTS, THREE), name="tiny", sample=TEXTS)
+
+    assert made("one", ["a"]).digest == made("other", ["a"]).digest
+
+
+def test_what_would_be_refused_later_is_refused_when_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="init=LogisticRegression: want None or 'zero'"):
+        write(tmp_path / "package", boosting(init=logistic()), name="tiny", sample=X)
+
+
 def called(**changes: Any) -> list[tuple[str, Any]]:
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import FunctionTransformer
@@ -219,6 +235,12 @@ def boosting(**changes: Any) -> Any:
     from sklearn.ensemble import GradientBoostingClassifier
 
     return GradientBoostingClassifier(n_estimators=2, **changes).fit(X, THREE)
+
+
+def regressor_boosting() -> Any:
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    return GradientBoostingRegressor(n_estimators=2).fit(X, VALUES)
 
 
 def histogram() -> Any:
@@ -334,6 +356,13 @@ IMPOSSIBLE: list[tuple[Callable[[], Any], Callable[[Any], Any], str]] = [
     (boosting, put("estimators_", lambda a: a[:, :1].copy()), "1 trees a round"),
     (boosting, put("estimators_", lambda a: a.ravel()), "no table of trees"),
     (boosting, put("init_", lambda a: logistic()), "init=LogisticRegression: want None or 'zero'"),
+    (
+        lambda: regressor_boosting(),
+        lambda estimator: _set(
+            estimator, init_=boosting().init_, classes_=np.arange(1), n_classes_=1
+        ),
+        "init=DummyClassifier: want None or 'zero'",
+    ),
     (isolation, other_width, "a tree of 200 features"),
     (isolation, put("estimators_features_", lambda a: a[:1]), "lacks features"),
     (histogram, put("_preprocessor", lambda a: logistic()), "categories are not served"),
