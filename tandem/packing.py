@@ -64,6 +64,7 @@ from tandem.package import (
     refuse_pickle,
     row_shape,
 )
+from tandem.package.fitted import check_fitted
 
 GOLDEN_ROWS = 20
 CHECKED_ROWS = 2_000
@@ -219,6 +220,10 @@ def _draft_of_estimator(
             f"the estimator does not answer its sample: {one_line(problem)}"
         ) from None
     _check_answers(manifest, answers, len(rows))
+    check_fitted(estimator, SKOPS)
+    for part in _parts(estimator):
+        # Asked, a vectorizer notes where in memory its stop words are.
+        part.__dict__.pop("_stop_words_id", None)
     dump_skops(estimator, folder / SKOPS)
     if onnx:
         reason = _convert(folder / ONNX, estimator, manifest, rows, answers)
@@ -506,15 +511,31 @@ def _portable(estimator: Any) -> Any:
     """The estimator, or a copy, as it is safe to load and needs no more than the image has.
 
     One that was fitted on a data frame takes columns by position: the image has no pandas. Nearest
-    neighbours are searched one by one: their search trees cannot be checked after loading.
+    neighbours are searched one by one: their search trees cannot be checked after loading. What
+    training had of processes, caches and progress is left behind.
     """
-    searching = [part for part in _parts(estimator) if part.__dict__.get("_tree") is not None]
-    if searching or _named(estimator):
+    if any(map(_left_behind, _parts(estimator))) or _named(estimator):
         estimator = copy.deepcopy(estimator)
         for part in _parts(estimator):
-            if part.__dict__.get("_tree") is not None:
-                part._tree, part._fit_method = None, "brute"
+            part.__dict__.update(_left_behind(part))
     return _by_position(estimator)
+
+
+def _left_behind(part: Any) -> dict[str, Any]:
+    """Attributes that a service has no use for, and what they become."""
+    held = part.__dict__
+    changed: dict[str, Any] = {}
+    if held.get("_tree") is not None:
+        changed |= {"_tree": None, "_fit_method": "brute"}
+    if held.get("n_jobs") not in (None, 1):
+        changed["n_jobs"] = None
+    if held.get("memory") is not None:
+        changed["memory"] = None
+    if held.get("verbose"):
+        changed["verbose"] = type(held["verbose"])(0)
+    if held.get("_stop_words_id") is not None:
+        changed["_stop_words_id"] = None
+    return changed
 
 
 def _by_position(estimator: Any) -> Any:

@@ -8,14 +8,14 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from tandem.errors import PackageError, one_line
-from tandem.package.format import MAX_ELEMENTS, ONNX, SKOPS
+from tandem.package.fitted import check_fitted
+from tandem.package.format import ONNX, SKOPS
 from tandem.package.reading import Package
 
 PICKLES = frozenset(
@@ -31,7 +31,7 @@ MAX_RATIO = 100
 TRUSTED = frozenset(
     {
         # Reviewed one by one. Their content is checked after loading where scikit-learn does not
-        # check it (_check_trees).
+        # check it (check_fitted).
         "sklearn.tree._tree.Tree",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
         # Plain Python objects that hold arrays and numbers.
@@ -128,7 +128,7 @@ def load_skops(path: Path, trusted: Iterable[str] = TRUSTED) -> Any:
         ) from None
     except Exception as problem:  # noqa: BLE001 - a crafted file may fail anywhere in there; it is refused all the same
         raise PackageError(f"{path.name}: cannot be loaded: {one_line(problem)}") from None
-    _check_trees(estimator, path.name)
+    check_fitted(estimator, path.name)
     return estimator
 
 
@@ -139,7 +139,7 @@ def check_skops(path: Path) -> None:
     refuse_pickle(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_archive(archive, path)
+            sides = _check_archive(archive, path)
             schema = json.loads(archive.read("schema.json"))
     except PackageError:
         raise
@@ -149,7 +149,7 @@ def check_skops(path: Path) -> None:
         raise PackageError(f"{path.name}: not a skops file: no schema.json inside") from None
     except (ValueError, RecursionError, OSError, RuntimeError) as problem:
         raise PackageError(f"{path.name}: not a skops file: {one_line(problem)}") from None
-    _check_schema(schema, path.name)
+    _check_schema(schema, path.name, sides)
 
 
 def refuse_pickle(path: Path) -> None:
@@ -181,7 +181,8 @@ def refuse_pickle(path: Path) -> None:
         raise PackageError(f"{path.name}: a pickle, or packed like one, is never opened")
 
 
-def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
+    """Refuse members that are not what they should be; the arrays' numbers of dimensions."""
     members = archive.infolist()
     if len(members) > MAX_MEMBERS:
         raise PackageError(f"{path.name}: {len(members)} members, at most {MAX_MEMBERS} are read")
@@ -207,12 +208,15 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
             member.filename == "schema.json" and member.file_size > MAX_SCHEMA
         ):
             raise PackageError(f"{path.name}: unpacks to more than is read: a zip bomb")
+    dimensions = {}
     for member in members:
         if member.filename.endswith(".npy"):
             with archive.open(member) as stream:
-                check_array(stream, member.file_size, f"{path.name}: {member.filename}")  # type: ignore[arg-type]
+                where = f"{path.name}: {member.filename}"
+                dimensions[member.filename] = check_array(stream, member.file_size, where)  # type: ignore[arg-type]
         elif member.filename.endswith(".npz"):
             _check_sparse(archive.read(member), f"{path.name}: {member.filename}")
+    return dimensions
 
 
 def _check_sparse(data: bytes, where: str) -> None:
@@ -232,9 +236,9 @@ def _check_sparse(data: bytes, where: str) -> None:
                 check_array(stream, member.file_size, f"{where}: {member.filename}")  # type: ignore[arg-type]
 
 
-def check_array(stream: BinaryIO, size: int, where: str) -> None:
+def check_array(stream: BinaryIO, size: int, where: str) -> int:
     """Refuse a .npy whose header promises other than the `size` bytes that are there, or Python
-    objects.
+    objects; returns its number of dimensions.
     """
     from numpy.lib import format as npy
 
@@ -254,9 +258,10 @@ def check_array(stream: BinaryIO, size: int, where: str) -> None:
     count = math.prod(int(side) for side in shape) if all(side >= 0 for side in shape) else -1
     if count < 0 or size - count * dtype.itemsize - header not in range(0, 10_001):
         raise PackageError(f"{where}: absurd shape {str(shape)[:80]} for {size} bytes")
+    return len(shape)
 
 
-def _check_schema(schema: Any, name: str) -> None:
+def _check_schema(schema: Any, name: str, dimensions: Mapping[str, int]) -> None:
     import skops.io._protocol
 
     protocol = schema.get("protocol") if isinstance(schema, dict) else None
@@ -265,69 +270,42 @@ def _check_schema(schema: Any, name: str) -> None:
     if protocol != ours:
         raise PackageError(f"{name}: skops protocol {protocol!r}, this application reads {ours}")
     waiting = [(schema, 0)]
+    trees = []
+    ids: Counter[int] = Counter()
     while waiting:
         node, depth = waiting.pop()
         if depth > 400:
             raise PackageError(f"{name}: nested deeper than any estimator")
         if isinstance(node, dict):
             loader = node.get("__loader__")
-            if loader is not None and loader not in _LOADERS:
+            if loader is not None and (not isinstance(loader, str) or loader not in _LOADERS):
                 raise PackageError(f"{name}: a {str(loader)[:80]} has no business in an estimator")
+            if loader == "TreeNode":
+                trees.append(node)
+            if "__id__" in node:
+                if type(node["__id__"]) is not int:
+                    raise PackageError(f"{name}: {str(node['__id__'])[:80]!r} is no object's id")
+                ids[node["__id__"]] += 1
             waiting.extend(
                 (value, depth + 1) for value in node.values() if isinstance(value, dict | list)
             )
         elif isinstance(node, list):
             waiting.extend((value, depth + 1) for value in node if isinstance(value, dict | list))
+    for tree in trees:
+        if not _has_nodes(tree, dimensions, ids):
+            raise PackageError(f"{name}: a decision tree without nodes")
 
 
-def _check_trees(estimator: Any, name: str) -> None:
-    """scikit-learn follows a tree's indices without looking: out-of-range ones would read foreign
-    memory, or never end.
-    """
-    for owner, tree in _trees(estimator):
-        if hasattr(tree, "children_left"):
-            left, right, column = tree.children_left, tree.children_right, tree.feature
-            inner = left != -1
-            ends = np.array_equal(inner, right != -1)
-            width = min(int(tree.n_features), getattr(owner, "n_features_in_", tree.n_features))
-        else:
-            nodes = tree.nodes
-            left, right = nodes["left"].astype(np.int64), nodes["right"].astype(np.int64)
-            column, inner, ends = nodes["feature_idx"], nodes["is_leaf"] == 0, True
-            width = getattr(owner, "n_features_in_", MAX_ELEMENTS)
-            used = nodes["bitset_idx"][(nodes["is_categorical"] != 0) & inner]
-            rows = min(len(tree.raw_left_cat_bitsets), len(tree.binned_left_cat_bitsets))
-            ends = bool(np.all(used < rows))
-        places = np.arange(len(left))[inner]
-        for child in (left[inner], right[inner]):
-            ends = bool(ends and len(left) and np.all(child > places) and np.all(child < len(left)))
-        if not (ends and np.all((column[inner] >= 0) & (column[inner] < width))):
-            raise PackageError(f"{name}: a decision tree points outside of itself")
-
-
-def _trees(root: Any) -> Iterator[tuple[Any, Any]]:
-    seen: set[int] = set()
-    waiting = [(None, root)]
-    while waiting:
-        owner, value = waiting.pop()
-        if id(value) in seen or isinstance(value, str | bytes | int | float | type(None)):
-            continue
-        seen.add(id(value))
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        if kind in (
-            "sklearn.tree._tree.Tree",
-            "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        ):
-            yield owner, value
-        elif isinstance(value, Mapping):
-            waiting.extend((owner, item) for item in value.values())
-        elif isinstance(value, list | tuple | set) or (
-            isinstance(value, np.ndarray) and value.dtype == object
-        ):
-            waiting.extend(
-                (owner, item)
-                for item in (value.ravel() if isinstance(value, np.ndarray) else value)
-            )
-        elif kind.startswith("sklearn."):
-            within = value if hasattr(value, "n_features_in_") else owner
-            waiting.extend((within, item) for item in getattr(value, "__dict__", {}).values())
+def _has_nodes(tree: Mapping[str, Any], dimensions: Mapping[str, int], ids: Counter[int]) -> bool:
+    """Whether a tree's nodes are a list: scikit-learn reads its length before it looks."""
+    held = tree.get("content")
+    if not isinstance(held, dict) or held.get("__loader__") != "DictNode":
+        return False
+    nodes = held["content"].get("nodes") if isinstance(held.get("content"), dict) else None
+    if not isinstance(nodes, dict) or nodes.get("__loader__") != "NdArrayNode":
+        return False
+    # A node with another's id would be that other one.
+    alone = all(ids[part["__id__"]] == 1 for part in (held, nodes) if "__id__" in part)
+    is_array = (nodes.get("__module__"), nodes.get("__class__")) == ("numpy", "ndarray")
+    from_file = nodes.get("type") == "numpy" and dimensions.get(str(nodes.get("file"))) == 1
+    return alone and is_array and from_file
