@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # What comes in.
     body_seconds: float = 10.0  # until a body must be there
     idle_seconds: float = 75.0  # that a kept connection may be silent
+    connections: int = 4096  # open at once, in each worker; of more the longest idle are ended
     max_body_bytes: int = 8 * 2**20
     max_rows: int = 1000
     max_images: int = 64
@@ -108,6 +109,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "TANDEM_PATIENCE_SECONDS": ("patience_seconds", _seconds),
     "TANDEM_BODY_SECONDS": ("body_seconds", _seconds),
     "TANDEM_IDLE_SECONDS": ("idle_seconds", _seconds),
+    "TANDEM_CONNECTIONS": ("connections", _number(int, 16, 1_000_000, "a whole number")),
     "TANDEM_MAX_BODY_BYTES": ("max_body_bytes", _number(int, 1, 2**30, "bytes")),
     "TANDEM_MAX_ROWS": ("max_rows", _count),
     "TANDEM_MAX_IMAGES": ("max_images", _count),

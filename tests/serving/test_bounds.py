@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving.edge import Bodies, content_length
+from serving.bodies import Bodies
+from serving.edge import content_length
 from serving.gate import Gate
 from serving.pictures import decode
 from serving.problems import Problem
@@ -64,36 +65,38 @@ def test_a_body_that_trickles_is_given_up():
     with pytest.raises(Problem) as refused:
         bodies.read(Slow(), 1000, limit=2000)
     assert refused.value.status == 408
-    assert not bodies.overdue()
+    assert not bodies.reading
 
 
-def test_only_so_many_bodies_are_read_at_once():
-    class Stuck:
-        def __init__(self) -> None:
-            self.reached, self.go = threading.Event(), threading.Event()
+class Stuck:
+    """A body whose end comes when it is told to."""
 
-        def read(self, size: int) -> bytes:
-            self.reached.set()
-            self.go.wait(10)
-            return b""
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = list(parts)
+        self.reached, self.go = threading.Event(), threading.Event()
 
-    stuck, bodies = Stuck(), Bodies(most=1, seconds=0.01)
+    def read(self, size: int) -> bytes:
+        if self.parts:
+            return self.parts.pop(0)
+        self.reached.set()
+        self.go.wait(10)
+        return b""
 
-    def read() -> None:
-        with pytest.raises(Problem):
-            bodies.read(stuck, None, 10)
 
-    reader = threading.Thread(target=read)
+def test_bodies_that_are_not_whole_hold_only_so_much_at_once():
+    stuck, bodies = Stuck(b"first", b"a" * 15), Bodies(most=1, seconds=5)
+    reader = threading.Thread(target=lambda: bodies.read(stuck, None, 20))
     reader.start()
     stuck.reached.wait(10)
-    time.sleep(0.02)
-    assert bodies.overdue()
+    assert len(bodies.reading) == 1
     with pytest.raises(Problem) as refused:
-        bodies.read(io.BytesIO(b"a"), None, 10)
+        bodies.read(Stuck(b"first", b"b" * 10), None, 20)
     assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "1")
+    assert bodies.read(io.BytesIO(b"a"), None, 20) == b"a", "what comes at once holds nothing"
     stuck.go.set()
     reader.join()
-    assert bodies.read(io.BytesIO(b"a"), None, 10) == b"a"
+    assert bodies.read(Stuck(b"first", b"b" * 10, b""), 15, 20) == b"first" + b"b" * 10
+    assert not bodies.reading
 
 
 @pytest.mark.parametrize(
