@@ -33,6 +33,7 @@ QUICK_BYTES = 16384
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
 _QUIET = {path_of(path) for path in ("/healthz", "/readyz", "/metrics", "/v2/health/live")}
+_VERSION = path_of("/version")
 _SCORING = {path_of("/score"), path_of("/v2/models/x/infer")}
 
 _COMMON = [
@@ -60,6 +61,8 @@ FOR_PEOPLE = [
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# What of a head cannot be refused here, as WSGI does not show it: a line that ends with LF alone,
+# which the server takes (RFC 9112 section 2.2 permits that), and how a name was spelt.
 
 
 class Edge:
@@ -75,6 +78,7 @@ class Edge:
         self._traces = service.traces
         settings = service.settings
         self._limit = settings.max_body_bytes
+        self._guarded = frozenset(path_of(path) for path in settings.guarded)
         self.bodies = Bodies(max(1, settings.threads // 3), settings.body_seconds)
         self._began = self.bodies.began
         # Called before what may keep this thread for longer than a quick prediction.
@@ -121,11 +125,19 @@ class Edge:
             if environ["REQUEST_METHOD"] not in METHODS:
                 # Spelled otherwise it would be none of a route's, and past its keys and bounds.
                 raise Problem(501, "This method is not known here; methods are in upper case.")
+            host = environ["HTTP_HOST"]
+            if (not host and environ["SERVER_PROTOCOL"] == "HTTP/1.1") or "," in host:
+                raise Problem(400, "A request must name one host, with the header Host.")
             if path not in _SCORING or environ["REQUEST_METHOD"] != "POST":
                 self.step_down()
+                if path in self._guarded:
+                    self._check_key(environ, path)
                 return self._inner(environ, start)
             if not self._access.free:
                 self._access.admit(environ)
+            if "HTTP_CONTENT_LENGTH" in environ or "HTTP_CONTENT_TYPE" in environ:
+                # Content_Length: another header, which something before us may have gone by.
+                raise Problem(400, "Content-Length and Content-Type are written with a hyphen.")
             length = content_length(environ)
             if length is None or length > QUICK_BYTES:
                 self.step_down()
@@ -157,6 +169,15 @@ class Edge:
         except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever it is
             return self._refused(self.failed(error, environ), environ, start)
 
+    def _check_key(self, environ: dict[str, Any], path: int) -> None:
+        try:
+            self._access.authenticate(environ)
+        except Problem as problem:
+            # A release asks without a key what is running, and gets an answer to that alone.
+            if path != _VERSION or problem.status != 401:
+                raise
+            environ["tandem.unknown_caller"] = True
+
     @staticmethod
     def _refused(problem: Problem, environ: dict[str, Any], start: Start) -> list[bytes]:
         # What is left of the body must not be taken for the next request.
@@ -185,7 +206,7 @@ class Edge:
             "path": environ["PATH_INFO"][:200],
             "status": status,
             "milliseconds": round(seconds * 1000, 3),
-            "client": environ.get("REMOTE_ADDR"),
+            "client": self._access.address(environ),
             "request_id": request_id,
         }
         if span is not None:
@@ -220,7 +241,9 @@ def json_body(environ: dict[str, Any]) -> bytes:
     if kind != JSON or "HTTP_CONTENT_ENCODING" in environ:
         raise Problem(415, f"The body must be sent as {JSON}, not compressed.")
     if "HTTP_INFERENCE_HEADER_CONTENT_LENGTH" in environ:
-        raise Problem(415, "Tensors must be sent as JSON: the binary extension is not supported.")
+        raise Problem(
+            415, "Send tensors as JSON: the binary tensor data extension is not supported."
+        )
     body: bytes = environ["tandem.body"]
     return body
 
