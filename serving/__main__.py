@@ -82,7 +82,6 @@ def work(
         args=(
             connections.Connections(port, settings.connections),
             app.handle.bodies,
-            settings.threads,
             log,
         ),
         name="connections",

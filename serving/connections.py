@@ -30,12 +30,15 @@ SLACK = 0.1
 may have it whole before it can go on: in a process where threads do not wait for each other."""
 LAGS = 8
 """Times what this thread had to wait for the others (for the GIL) that others may have to wait."""
-GRACE = 2.0
+GRACE = 5.0
 """Seconds after which a sender must have kept up `LEAST`."""
 LEAST = 500.0
 """Bytes a second."""
 CROWDED, ROOMY = 0.9, 0.75
 """From this share of the connections that may be open on, some are ended, down to that share."""
+HALF = 1.0
+"""Seconds after which a request that nobody works on is taken for half a one, where it is crowded:
+a whole one has been answered or refused by then."""
 SPARE = 128
 """Open files that are no connections: pipes, libraries, the model."""
 REPORTED = 10.0
@@ -53,6 +56,7 @@ class Connection(msgspec.Struct):
     number: int  # of its descriptor
     inode: int
     address: str
+    found: float  # when this was first seen; it may have waited long before it was accepted
     received: int = 0
     sent: int = 0
     heard: float = 0.0  # when something last came
@@ -76,7 +80,6 @@ class Connections:
         self._most = most
         self._known: dict[int, Connection] = {}  # by inode
         self._others: set[int] = set()  # inodes of sockets that are none of ours
-        self._full = float("-inf")  # when last no thread was free
         self._pressed = 0.0  # when the bodies that come slowly became too many
         self._working = float("inf")  # when the oldest request at work at the last look began
 
@@ -113,7 +116,7 @@ class Connections:
             if found is None:
                 if probe.getsockname()[1] != self._port:
                     return None
-                found = Connection(number, inode, probe.getpeername()[0])
+                found = Connection(number, inode, probe.getpeername()[0], now)
         except OSError:
             return None
         finally:
@@ -130,77 +133,72 @@ class Connections:
             found.since, found.before = found.heard, received
         return found
 
-    def surplus(self, bodies: Bodies, threads: int, now: float) -> tuple[list[Connection], int]:
+    def surplus(self, bodies: Bodies, now: float) -> tuple[list[Connection], int]:
         """Which connections to end now, slow senders first, and how many are idle ones."""
         began, reading = list(bodies.began.items()), list(bodies.reading.items())
         coming = {thread for thread, _ in reading}
         working = min((start for thread, start in began if thread not in coming), default=now)
         # An answer may be on its way out that was still being made at the last look.
-        floor, self._working = min(working, self._working), working
-        if len(began) >= threads:
-            self._full = now
+        floor = min(working, self._working) - self.slack
+        self._working = working
         late = [start for _, start in reading if now - start > self.slack]
         crowded = len(os.listdir(DESCRIPTORS)) > CROWDED * self._most  # noqa: PTH208
         if not late and not crowded:
             bodies.pressed = False
             return [], 0
         found = self.look(now)
-        pressed = len(late) > bodies.most
-        if pressed and not bodies.pressed:
+        if len(late) > bodies.most and not bodies.pressed:
             self._pressed = now
-        bodies.pressed = pressed
-        slow = self._slow(found, late, floor, now)
-        ended = {each.inode: each for each in slow if _too_slow(each, bodies.seconds, now)}
-        ended |= {each.inode: each for each in self._hidden(found, late, pressed)}
-        missing = len(late) - bodies.most - len(ended)
-        kept = [each for each in slow if each.inode not in ended]
-        kept.sort(key=lambda each: each.rate(now))
-        ended |= {each.inode: each for each in fairly(kept, missing)}
+        bodies.pressed = len(late) > bodies.most
+        waiting = [each for each in found if each.since and each.since < floor and not each.ended]
+        waiting.sort(key=lambda each: each.since or 0.0)
+        slow = self._slow(waiting, [start for start in late if start < floor], found, now)
+        ended = [each for each in slow if _too_slow(each, bodies.seconds, now)]
+        ended += self._hidden(found, late, bodies, now)
+        slow = [each for each in _without(slow, ended) if not _too_slow(each, bodies.seconds, now)]
+        slow.sort(key=lambda each: each.rate(now))
+        ended += fairly(slow, len(late) - bodies.most - len(ended))
         if len(found) <= CROWDED * self._most:
-            return list(ended.values()), 0
+            return ended, 0
         surplus = len(found) - int(ROOMY * self._most) - len(ended)
+        # Who has just come is about to send.
         idle = [each for each in found if each.since is None and not each.ended]
-        idle = [each for each in idle if each.inode not in ended]
+        idle = [each for each in idle if now - each.found > TICK]
         idle.sort(key=lambda each: max(each.heard, each.said))
-        idle = fairly(idle, surplus)
-        if len(idle) < surplus:
-            kept = [each for each in kept if each.inode not in ended]
-            ended |= {each.inode: each for each in fairly(kept, surplus - len(idle))}
-        return [*ended.values(), *idle], len(idle)
+        idle = fairly(_without(idle, ended), surplus)
+        halves = [each for each in waiting if now - max(each.found, each.since or now) > HALF]
+        ended += fairly(_without(halves, ended), surplus - len(idle))
+        return [*ended, *idle], len(idle)
 
     def _slow(
-        self, found: list[Connection], late: list[float], working: float, now: float
+        self, waiting: list[Connection], begun: list[float], found: list[Connection], now: float
     ) -> list[Connection]:
-        """The connections whose request is certainly not whole yet, oldest first.
+        """Those of the connections that wait for an answer whose request is not whole yet.
 
-        They have waited for an answer since before the oldest request at work began (`working`).
-        Where requests may have waited for a free thread, this may hold for a whole one, too. But
-        they get their threads in the order in which they came: so many as there are bodies that
-        began to be read before it, so many are older.
+        `waiting` are those without one since before the oldest request at work began, oldest first;
+        `begun` is when the bodies began to be read that were before it, too. A whole request may be
+        among the former, while it waits for a thread. But requests get their threads in the order
+        in which they came: so many as there are bodies being read, so many are older than that.
         """
-        floor = working - self.slack
-        slow = [each for each in found if each.since and each.since < floor and not each.ended]
-        slow.sort(key=lambda each: each.since or 0.0)
-        if working <= self._full + QUIET_TICK:
-            begun = [start for start in late if start < floor]
-            latest = max(begun, default=0.0) + self.slack
-            going = sum(each.ended is not None and now - each.ended < 2 * TICK for each in found)
-            slow = [each for each in slow if (each.since or 0.0) < latest]
-            slow = slow[: max(0, len(begun) - going)]
-        return slow
+        latest = max(begun, default=0.0) + self.slack
+        going = sum(each.ended is not None and now - each.ended < 2 * TICK for each in found)
+        older = [each for each in waiting if (each.since or 0.0) < latest]
+        return older[: max(0, len(begun) - going)]
 
     def _hidden(
-        self, found: list[Connection], late: list[float], pressed: bool
+        self, found: list[Connection], late: list[float], bodies: Bodies, now: float
     ) -> list[Connection]:
         """The connections that seem idle, but have brought a second request with the first.
 
         The first was answered, and the second has no sign of its own: it began then. Under pressure
         a connection is closed with its next answer, so that there are no more of these.
         """
-        oldest = min(late, default=0.0) - self.slack
         idle = [each for each in found if each.since is None and each.received and not each.ended]
-        if pressed:
+        if bodies.pressed:
+            oldest = min(late) - self.slack
             return [each for each in idle if oldest < each.said < self._pressed + self.slack]
+        # Those that are to be seen have been ended before this.
+        late = [start for start in late if now - start > bodies.seconds + 1]
         return [each for each in idle if any(abs(each.said - start) < self.slack for start in late)]
 
     def end(self, connection: Connection) -> None:
@@ -221,6 +219,11 @@ def _too_slow(connection: Connection, seconds: float, now: float) -> bool:
     return taken > seconds or (taken > GRACE and connection.rate(now) < LEAST)
 
 
+def _without(some: list[Connection], others: list[Connection]) -> list[Connection]:
+    known = {each.inode for each in others}
+    return [each for each in some if each.inode not in known]
+
+
 def fairly(candidates: Sequence[Connection], number: int) -> list[Connection]:
     """So many of the candidates (the first ones first), of the address that has most of them."""
     left = Counter(each.address for each in candidates)
@@ -232,7 +235,7 @@ def fairly(candidates: Sequence[Connection], number: int) -> list[Connection]:
     return [each for _, _, each in ranked[: max(0, number)]]
 
 
-def watch(connections: Connections, bodies: Bodies, threads: int, log: Callable[..., None]) -> None:
+def watch(connections: Connections, bodies: Bodies, log: Callable[..., None]) -> None:
     """End what takes up room, for ever; where the platform does not tell what is open, nothing."""
     if not DESCRIPTORS.is_dir() or not hasattr(socket, "TCP_INFO"):
         return
@@ -243,7 +246,7 @@ def watch(connections: Connections, bodies: Bodies, threads: int, log: Callable[
         now = time.perf_counter()
         lag = max(0.9 * lag, now - due)
         connections.slack = SLACK + LAGS * lag
-        ended, idly = connections.surplus(bodies, threads, now)
+        ended, idly = connections.surplus(bodies, now)
         bodies.ended += len(ended) - idly
         for each in ended:
             connections.end(each)

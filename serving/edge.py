@@ -87,7 +87,6 @@ class Edge:
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         began = time.perf_counter()
         me = get_ident()
-        self._began[me] = began
         given = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _SANE_ID.match(given) else os.urandom(16).hex()
         environ[REQUEST_ID] = request_id
@@ -108,6 +107,7 @@ class Edge:
             return start_response(line, headers, exc_info)
 
         self._metrics.began()
+        self._began[me] = began
         try:
             return self._answer(environ, start, path)
         finally:
