@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from serving import connections
 from serving.leader import Leader
-from serving.server import Worker, cut_off_stalled, join, listen, reserve, shared_memory, supervise
+from serving.server import Worker, join, listen, reserve, shared_memory, supervise
 from serving.settings import Settings, read
 from tandem.errors import TandemError
 
@@ -46,6 +49,7 @@ def work(
     memory: mmap.mmap | None,
 ) -> int:
     """One worker's life; `ready` is called when it answers."""
+    room = connections.allow(settings.connections)
     try:
         # All that is slow to import is imported here, after what can be refused without it.
         from serving.app import create_app
@@ -59,15 +63,28 @@ def work(
     except TandemError as error:
         return refuse(error)
     log.start()
+    if room < settings.connections:
+        log(
+            "warning",
+            f"only {room} of {settings.connections} connections can be open (TANDEM_CONNECTIONS): "
+            "the limit of open files is too low (ulimit -n)",
+        )
+        settings = msgspec.structs.replace(settings, connections=room)
     if traces is not None:
         traces.start()
     leader = Leader()
     app.handle.step_down = leader.step_down
     worker = Worker(settings, app.draining, leader)
     listener = listening()
+    port = listener.getsockname()[1]
     threading.Thread(
-        target=cut_off_stalled,
-        args=(listener, app.handle.bodies.overdue, settings.body_seconds),
+        target=connections.watch,
+        args=(
+            connections.Connections(port, settings.connections),
+            app.handle.bodies,
+            log,
+        ),
+        name="connections",
         daemon=True,
     ).start()
     log(
@@ -75,7 +92,7 @@ def work(
         "ready",
         worker=index,
         pid=os.getpid(),
-        port=listener.getsockname()[1],
+        port=port,
         model=model.manifest.name,
         digest=model.digest,
         runtime=model.predictor.runtime,

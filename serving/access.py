@@ -16,6 +16,8 @@ from serving.problems import Problem
 from tandem.errors import SettingError
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -31,17 +33,24 @@ LAST_DATE = 2**40
 
 
 class Access:
-    """Decides on requests that cost something. Raises Problem: 401 or 429."""
+    """Decides on requests that cost something. Raises Problem: 401 or 429.
+
+    A client is a key, the subject of a token, or where neither is asked for an address. How often
+    it came is known to this process alone: each of several workers and replicas counts what it gets
+    itself, and `rate` is what this one lets through.
+    """
 
     def __init__(
         self,
         keys: tuple[bytes, ...] = (),
         issuer: Issuer | None = None,
         rate: float | None = None,
+        proxies: tuple[IPv4Network | IPv6Network, ...] = (),
     ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._rate = rate
+        self._proxies = proxies
         self._buckets: collections.OrderedDict[str, tuple[float, float]] = collections.OrderedDict()
         self._lock = threading.Lock()
         self.open = not keys and issuer is None
@@ -49,13 +58,46 @@ class Access:
 
     def admit(self, environ: Mapping[str, Any]) -> None:
         """Let the request pass, or raise."""
-        client = environ.get("REMOTE_ADDR", "")
-        if not self.open:
-            client = self._authenticate(environ)
+        client = self.address(environ) if self.open else self.authenticate(environ)
         if self._rate is not None:
             self._count(client, self._rate)
 
-    def _authenticate(self, environ: Mapping[str, Any]) -> str:
+    def address(self, environ: Mapping[str, Any]) -> str:
+        """Where the request comes from: past proxies that are trusted, and past no others.
+
+        Each proxy adds whom it got the request from to the end of X-Forwarded-For, so that the last
+        address that is not a trusted proxy's is the client's; what is before it anybody can write.
+        """
+        address: str = environ.get("REMOTE_ADDR", "")
+        if not self._proxies or not self._trusts(address):
+            return address
+        for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+            said = _without_port(hop.strip())
+            trusted = self._trusts(said)
+            if trusted is None:
+                break
+            address = said
+            if not trusted:
+                break
+        return address
+
+    def _trusts(self, address: str) -> bool | None:
+        """Whether it is a trusted proxy's; None where it is no address."""
+        import ipaddress
+
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return None
+        found = getattr(found, "ipv4_mapped", None) or found  # as a socket for both versions has it
+        return any(found in network for network in self._proxies)
+
+    def authenticate(self, environ: Mapping[str, Any]) -> str:
+        """Who asks, by key or token. Raises Problem (401)."""
+        # X_API_Key is the same to WSGI, and of two spellings the one sent last counts (granian has
+        # the names as they were sent in RSGI alone). It still takes a right key. But a proxy that
+        # sets the key itself, or X-Forwarded-For, must drop names with underscores, as nginx does
+        # by default and Envoy with headers_with_underscores_action.
         kind, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         bearer = token.strip() if kind.lower() == "bearer" else ""
         given = environ.get("HTTP_X_API_KEY", "") or bearer
@@ -84,9 +126,15 @@ class Access:
             seconds = max(1, round((1 - left) / rate + 0.5))
             raise Problem(
                 429,
-                f"At most {rate:g} requests a second are answered for one client.",
+                f"At most {rate:g} requests a second are answered for one client here.",
                 {"Retry-After": str(seconds)},
             )
+
+
+def _without_port(hop: str) -> str:
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 def hash_key(key: str) -> bytes:

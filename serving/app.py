@@ -86,6 +86,14 @@ class ModelVersion(msgspec.Struct, frozen=True):
     pictures: bool
 
 
+class ReleasedModel(msgspec.Struct, frozen=True):
+    """Of the model's side what a release compares."""
+
+    name: str
+    version: int | None
+    digest: str
+
+
 class ImageVersion(msgspec.Struct, frozen=True):
     """What both were packed into."""
 
@@ -101,6 +109,15 @@ class Version(msgspec.Struct, frozen=True):
     release: int | None
     started: str
     libraries: dict[str, str]
+
+
+class Released(msgspec.Struct, frozen=True):
+    """What GET /version answers to a caller without a key, where it is guarded."""
+
+    app: AppVersion
+    model: ReleasedModel
+    image: ImageVersion
+    release: int | None
 
 
 class Service:
@@ -133,7 +150,7 @@ class Service:
         if settings.oidc_issuer:
             issuer = Issuer(settings.oidc_issuer, settings.oidc_audience or "")
         rate = settings.rate / settings.workers if settings.rate else None
-        self.access = Access(settings.api_keys, issuer, rate)
+        self.access = Access(settings.api_keys, issuer, rate, settings.trusted_proxies)
         self.name = ModelName(model.manifest.name, settings.model_version)
         self.decoder = msgspec.json.Decoder(
             msgspec.defstruct(
@@ -195,7 +212,9 @@ class Service:
         """The OpenAPI document."""
         from serving import openapi
 
-        return msgspec.json.encode(openapi.document(self.model, self.settings, Version, Scored))
+        return msgspec.json.encode(
+            openapi.document(self.model, self.settings, Version, Released, Scored)
+        )
 
     @cached_property
     def build(self) -> dict[str, str]:
@@ -308,7 +327,11 @@ def _add_own(app: Flask, service: Service) -> None:
 
     @app.get("/version")
     def version() -> Response:
-        return said(service.version)
+        told = service.version
+        if "tandem.unknown_caller" not in request.environ:
+            return said(told)
+        model = ReleasedModel(told.model.name, told.model.version, told.model.digest)
+        return said(Released(told.app, model, told.image, told.release))
 
     @app.get("/openapi.json")
     def openapi() -> Response:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import io
 import os
 import re
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from queue import Empty
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from serving import problems
-from serving.gate import places
+from serving.bodies import Bodies
 from serving.metrics import PATHS, path_of
 from serving.problems import Problem
 
@@ -29,16 +28,12 @@ if TYPE_CHECKING:
 JSON = "application/json"
 REQUEST_ID = "tandem.request_id"
 Start = Callable[..., Any]
-MOMENT = 0.05
-"""Seconds that a request waits for others that are still being sent."""
-HEARD_OUT = 4
-"""Times the limit that a body may have and still be read to its end before it is refused."""
-
 QUICK_BYTES = 16384
 """A longer body is not scored in next to no time, whatever the model."""
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
 _QUIET = {path_of(path) for path in ("/healthz", "/readyz", "/metrics", "/v2/health/live")}
+_VERSION = path_of("/version")
 _SCORING = {path_of("/score"), path_of("/v2/models/x/infer")}
 
 _COMMON = [
@@ -66,6 +61,8 @@ FOR_PEOPLE = [
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# What of a head cannot be refused here, as WSGI does not show it: a line that ends with LF alone,
+# which the server takes (RFC 9112 section 2.2 permits that), and how a name was spelt.
 
 
 class Edge:
@@ -81,12 +78,15 @@ class Edge:
         self._traces = service.traces
         settings = service.settings
         self._limit = settings.max_body_bytes
+        self._guarded = frozenset(path_of(path) for path in settings.guarded)
         self.bodies = Bodies(max(1, settings.threads // 3), settings.body_seconds)
+        self._began = self.bodies.began
         # Called before what may keep this thread for longer than a quick prediction.
         self.step_down: Callable[[], None] = lambda: None
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         began = time.perf_counter()
+        me = get_ident()
         given = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _SANE_ID.match(given) else os.urandom(16).hex()
         environ[REQUEST_ID] = request_id
@@ -102,14 +102,16 @@ class Edge:
             people = environ.get("tandem.people")
             headers.extend(FOR_PEOPLE if people else FOR_PROGRAMS)
             headers.append(("X-Request-ID", request_id))
-            if self._draining.is_set() or environ.get("tandem.close"):
+            if self.bodies.pressed or self._draining.is_set() or environ.get("tandem.close"):
                 headers.append(("Connection", "close"))
             return start_response(line, headers, exc_info)
 
         self._metrics.began()
+        self._began[me] = began
         try:
             return self._answer(environ, start, path)
         finally:
+            del self._began[me]
             seconds = time.perf_counter() - began
             self._metrics.ended(path, status, seconds)
             if span is not None:
@@ -123,11 +125,19 @@ class Edge:
             if environ["REQUEST_METHOD"] not in METHODS:
                 # Spelled otherwise it would be none of a route's, and past its keys and bounds.
                 raise Problem(501, "This method is not known here; methods are in upper case.")
+            host = environ["HTTP_HOST"]
+            if (not host and environ["SERVER_PROTOCOL"] == "HTTP/1.1") or "," in host:
+                raise Problem(400, "A request must name one host, with the header Host.")
             if path not in _SCORING or environ["REQUEST_METHOD"] != "POST":
                 self.step_down()
+                if path in self._guarded:
+                    self._check_key(environ, path)
                 return self._inner(environ, start)
             if not self._access.free:
                 self._access.admit(environ)
+            if "HTTP_CONTENT_LENGTH" in environ or "HTTP_CONTENT_TYPE" in environ:
+                # Content_Length: another header, which something before us may have gone by.
+                raise Problem(400, "Content-Length and Content-Type are written with a hyphen.")
             length = content_length(environ)
             if length is None or length > QUICK_BYTES:
                 self.step_down()
@@ -159,6 +169,15 @@ class Edge:
         except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever it is
             return self._refused(self.failed(error, environ), environ, start)
 
+    def _check_key(self, environ: dict[str, Any], path: int) -> None:
+        try:
+            self._access.authenticate(environ)
+        except Problem as problem:
+            # A release asks without a key what is running, and gets an answer to that alone.
+            if path != _VERSION or problem.status != 401:
+                raise
+            environ["tandem.unknown_caller"] = True
+
     @staticmethod
     def _refused(problem: Problem, environ: dict[str, Any], start: Start) -> list[bytes]:
         # What is left of the body must not be taken for the next request.
@@ -187,7 +206,7 @@ class Edge:
             "path": environ["PATH_INFO"][:200],
             "status": status,
             "milliseconds": round(seconds * 1000, 3),
-            "client": environ.get("REMOTE_ADDR"),
+            "client": self._access.address(environ),
             "request_id": request_id,
         }
         if span is not None:
@@ -222,7 +241,9 @@ def json_body(environ: dict[str, Any]) -> bytes:
     if kind != JSON or "HTTP_CONTENT_ENCODING" in environ:
         raise Problem(415, f"The body must be sent as {JSON}, not compressed.")
     if "HTTP_INFERENCE_HEADER_CONTENT_LENGTH" in environ:
-        raise Problem(415, "Tensors must be sent as JSON: the binary extension is not spoken here.")
+        raise Problem(
+            415, "Send tensors as JSON: the binary tensor data extension is not supported."
+        )
     body: bytes = environ["tandem.body"]
     return body
 
@@ -231,67 +252,3 @@ def content_length(environ: dict[str, Any]) -> int | None:
     """What the caller says the body has, in bytes."""
     text = environ.get("CONTENT_LENGTH") or ""
     return int(text) if text.isdecimal() and len(text) < 20 else None
-
-
-class Bodies:
-    """Reads request bodies: whole, bounded in size and time, and only so many at once.
-
-    Each that is still coming holds a thread; `overdue` says whether somebody has to be cut off.
-    """
-
-    def __init__(self, most: int, seconds: float) -> None:
-        self._places = places(most)
-        self._seconds = seconds
-        self._began: dict[int, float] = {}
-
-    def read(self, stream: Any, length: int | None, limit: int) -> bytes:
-        """The body of `length` bytes, where it was told.
-
-        Raises Problem: 400 cut short, 408 too slow, 413 too long, 503 too many at once.
-        """
-        # Most clients send all before they listen: what is only somewhat too long is taken and
-        # thrown away, so that they hear why and not just that the connection broke.
-        most = HEARD_OUT * limit
-        if length is not None and length > most:
-            raise _too_long(length, limit)
-        try:
-            # Nearly always the body has come with its head, and the place is free in no time.
-            self._places.get(timeout=MOMENT)
-        except Empty:
-            raise Problem(
-                503, "Too many requests are still being sent; try again.", {"Retry-After": "1"}
-            ) from None
-        me = threading.get_ident()
-        began = self._began[me] = time.monotonic()
-        try:
-            parts, size = [], 0
-            # No more than what is still to come: for more the server waits until the body's end.
-            left = most + 1 if length is None else length
-            while size != length and (part := stream.read(min(left - size, 1 << 16))):
-                size += len(part)
-                if size <= limit:
-                    parts.append(part)
-                else:
-                    parts.clear()
-                if size > most or time.monotonic() - began > self._seconds:
-                    break
-        finally:
-            del self._began[me]
-            self._places.put(None)
-        if size > limit:
-            raise _too_long(length, limit)
-        if time.monotonic() - began > self._seconds:
-            raise Problem(408, f"The body did not arrive within {self._seconds:g} seconds.")
-        if length is not None and size != length:
-            raise Problem(400, f"The body ended after {size} of {length} bytes.")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def overdue(self) -> bool:
-        """Whether a body takes longer than it may."""
-        oldest = min(list(self._began.values()), default=None)
-        return oldest is not None and time.monotonic() - oldest > self._seconds
-
-
-def _too_long(length: int | None, limit: int) -> Problem:
-    told = "more than that" if length is None else f"{length} bytes"
-    return Problem(413, f"At most {limit} bytes are taken, the body has {told}.")

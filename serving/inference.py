@@ -5,6 +5,7 @@ github.com/open-inference/open-inference-protocol; tensors as JSON, no binary ex
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal
 
 import msgspec
@@ -130,7 +131,8 @@ def rows_of(asked: InferenceRequest, model: Model, most: int) -> list[Any]:
         raise Problem(422, "There is no input tensor.")
     given = {tensor.name: tensor for tensor in asked.inputs}
     if len(given) != len(asked.inputs):
-        raise Problem(422, "Two input tensors have one name.")
+        [(twice, _)] = Counter(tensor.name for tensor in asked.inputs).most_common(1)
+        raise Problem(422, f"Two input tensors are named {twice[:80]!r}.")
     if len(given) == 1 and len(model.features) > 1:
         return _matrix(asked.inputs[0], model, most)  # all features side by side
     if len(given) == 1 and len(model.features) == 1:

@@ -13,22 +13,23 @@ from serving.settings import Settings
 
 JSON = "application/json"
 _WHY = {
-    400: "The body is not JSON, or was cut short.",
+    400: "The body is not JSON, or was cut short; or no host is named.",
     401: "A key or token is needed and was not given, or is not valid.",
-    404: "There is nothing at this address.",
-    405: "This address is not asked so; the header Allow says how.",
-    408: "The body did not arrive in time.",
-    413: "The body is too long.",
+    404: "There is no such model here.",
+    408: "The body did not arrive in time, or too slowly.",
+    413: "The body is too long, or its pictures have too many pixels together.",
     415: "The body is not application/json.",
     422: "The body is JSON, but not a question that this model can answer.",
     429: "This client asks too often; the header Retry-After says when to come again.",
     500: "The service failed; its log says why.",
     503: "The service is stopping or has too much to do; come again after Retry-After seconds.",
 }
-_SCORING = (400, 404, 405, 408, 413, 415, 422, 500, 503)
+_SCORING = (400, 408, 413, 415, 422, 500, 503)
 
 
-def document(model: Model, settings: Settings, version: type, scored: type) -> dict[str, Any]:
+def document(
+    model: Model, settings: Settings, version: type, released: type, scored: type
+) -> dict[str, Any]:
     """The document (OpenAPI 3.1) of the service around this model."""
     manifest = model.manifest
     answer = Prediction if model.classifies else Value
@@ -37,6 +38,7 @@ def document(model: Model, settings: Settings, version: type, scored: type) -> d
             ProblemDetails,
             answer,
             version,
+            released,
             scored,
             inference.InferenceRequest,
             inference.InferenceResponse,
@@ -69,10 +71,16 @@ def document(model: Model, settings: Settings, version: type, scored: type) -> d
             }
         return {"summary": summary, "responses": answers, **members}
 
-    def scoring(summary: str, schema: str, answers: str, example: Any, name: str) -> dict[str, Any]:
+    def scoring(
+        summary: str, schema: str, answers: str, example: Any, name: str, *problems: int
+    ) -> dict[str, Any]:
         body = {"required": True, "content": {JSON: {"schema": _ref(schema), "example": example}}}
         found = operation(
-            summary, _ref(answers), *_SCORING, *extra, operationId=name, requestBody=body
+            summary,
+            _ref(answers),
+            *sorted({*_SCORING, *extra, *problems}),
+            operationId=name,
+            requestBody=body,
         )
         if guard:
             found["security"] = guard
@@ -81,8 +89,13 @@ def document(model: Model, settings: Settings, version: type, scored: type) -> d
     def plain(
         summary: str, schema: dict[str, Any] | None, name: str, *problems: int, **more: Any
     ) -> dict[str, Any]:
-        return operation(summary, schema, *problems, operationId=name, **more)
+        if f"/{name}" in settings.guarded and name != "version":
+            problems, more = (401, *problems), {"security": guard, **more}
+        return operation(summary, schema, 400, *problems, 500, operationId=name, **more)
 
+    running: dict[str, Any] = _ref(version.__name__)
+    if "/version" in settings.guarded:  # without a key it says less
+        running = {"anyOf": [running, _ref(released.__name__)]}
     flag = {"type": "object", "additionalProperties": {"type": ["boolean", "string"]}}
     golden = model.package.golden().inputs[0]
     example = {"rows": [golden]}
@@ -107,7 +120,7 @@ def document(model: Model, settings: Settings, version: type, scored: type) -> d
                 "score",
             )
         },
-        "/version": {"get": plain("What is running", _ref(version.__name__), "version")},
+        "/version": {"get": plain("What is running", running, "version")},
         "/healthz": {"get": plain("Whether the process is alive", flag, "healthz")},
         "/readyz": {"get": plain("Whether to send it requests", flag, "readyz", 503)},
         "/metrics": {"get": plain("Metrics for Prometheus", None, "metrics", media="text/plain")},
@@ -126,7 +139,7 @@ def document(model: Model, settings: Settings, version: type, scored: type) -> d
         },
         "/v2/models/{name}/infer": {
             **named,
-            "post": scoring("Ask the model with tensors", *infer, "v2_infer"),
+            "post": scoring("Ask the model with tensors", *infer, "v2_infer", 404),
         },
     }
     if settings.model_version is not None:
@@ -141,7 +154,7 @@ def document(model: Model, settings: Settings, version: type, scored: type) -> d
             },
             "/v2/models/{name}/versions/{version}/infer": {
                 **versioned,
-                "post": scoring("Ask this version with tensors", *infer, "v2_version_infer"),
+                "post": scoring("Ask this version with tensors", *infer, "v2_version_infer", 404),
             },
         }
     schemes = {
@@ -155,7 +168,8 @@ def document(model: Model, settings: Settings, version: type, scored: type) -> d
             "version": str(settings.release or settings.app_commit or "0"),
             "description": f"The released model {name}: ask it with POST /score, or with the "
             "Open Inference Protocol, version 2. What is refused is answered with RFC 9457 "
-            "problem details, of which one member is a sentence for people.",
+            "problem details, of which one member is a sentence for people: another method than "
+            "those below with 405 and the header Allow, one that HTTP does not know with 501.",
         },
         "paths": paths,
         "components": {"schemas": components} | ({"securitySchemes": schemes} if guard else {}),

@@ -25,7 +25,7 @@ INK = 32  # of 255: fainter than this is paper, dust or the noise of JPEG
 
 
 def rows(images: list[str], model: Model, settings: Settings) -> np.ndarray:
-    """One row for each picture. Raises Problem (422) that names the picture at fault."""
+    """One row for each picture. Raises Problem: 422 that names the picture at fault, or 413."""
     spec = model.manifest.image
     if spec is None:
         raise Problem(422, f'The model {model.manifest.name} takes "rows", not "images".')
@@ -34,15 +34,27 @@ def rows(images: list[str], model: Model, settings: Settings) -> np.ndarray:
     if not images:
         raise Problem(422, "There is nothing to score: the list is empty.")
     shape = [len(images), *(model.features[0].shape or [-1])]
-    made = [
-        to_row(decode(text, number, settings.max_pixels), spec, model.ink)
-        for number, text in enumerate(images)
-    ]
+    opened = [open_picture(text, number, settings.max_pixels) for number, text in enumerate(images)]
+    # Each holds a slot for as long as its pixels take: all are counted before any is unpacked.
+    pixels = sum(picture.width * picture.height for picture in opened)
+    if pixels > settings.max_request_pixels:
+        raise Problem(
+            413,
+            f"The images have {pixels} pixels together, "
+            f"at most {settings.max_request_pixels} are taken in one request.",
+        )
+    made = []
+    for number in range(len(opened)):
+        picture = opened.pop(0)  # and forgotten: unpacked it is large
+        made.append(to_row(grey(picture, number), spec, model.ink))
     return np.array(made, dtype=model.features[0].dtype).reshape(shape)
 
 
-def decode(text: str, number: int, max_pixels: int) -> Image:
-    """The grey picture that base64 (or a data: URL) holds. Raises Problem (422)."""
+def open_picture(text: str, number: int, max_pixels: int) -> Image:
+    """The picture that base64 (or a data: URL) holds, of which only the header has been read.
+
+    Raises Problem (422).
+    """
     import PIL.Image
 
     if text.startswith("data:"):
@@ -55,13 +67,27 @@ def decode(text: str, number: int, max_pixels: int) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limit is far above ours
             picture: Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-            # The size is in the header: a bomb is refused before a pixel of it is unpacked.
-            if picture.width * picture.height > max_pixels:
-                raise Problem(
-                    422,
-                    f"Image {number} has {picture.width} by {picture.height} pixels, "
-                    f"at most {max_pixels} are taken.",
-                )
+    except PIL.Image.DecompressionBombError:
+        raise Problem(422, f"Image {number} has more than {max_pixels} pixels.") from None
+    except Exception:  # noqa: BLE001 - a decoder may fail in any way on hostile bytes
+        raise Problem(422, f"Image {number} is not a whole PNG or JPEG picture.") from None
+    # The size is in the header: a bomb is refused before a pixel of it is unpacked.
+    if picture.width * picture.height > max_pixels:
+        raise Problem(
+            422,
+            f"Image {number} has {picture.width} by {picture.height} pixels, "
+            f"at most {max_pixels} are taken.",
+        )
+    return picture
+
+
+def grey(picture: Image, number: int) -> Image:
+    """An opened picture in grey, unpacked. Raises Problem (422)."""
+    import PIL.Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             # A photo has far more pixels than any model here sees.
             picture.draft("L", (LARGE, LARGE))
             picture.load()
@@ -75,10 +101,6 @@ def decode(text: str, number: int, max_pixels: int) -> Image:
                 wide = np.asarray(picture, dtype=np.float32)
                 return PIL.Image.fromarray((wide / 257).clip(0, 255).astype(np.uint8))
             return picture.convert("L")
-    except Problem:
-        raise
-    except PIL.Image.DecompressionBombError:
-        raise Problem(422, f"Image {number} has more than {max_pixels} pixels.") from None
     except Exception:  # noqa: BLE001 - a decoder may fail in any way on hostile bytes
         raise Problem(422, f"Image {number} is not a whole PNG or JPEG picture.") from None
 
@@ -175,4 +197,5 @@ def warm_up(spec: Picture) -> None:
         picture = PIL.Image.new("L", (32, 32), "white")
         picture.paste(0, (10, 10, 20, 20))
         picture.save(stream, kind)
-        to_row(decode(base64.b64encode(stream.getvalue()).decode(), 0, 10**9), spec, 0.5)
+        text = base64.b64encode(stream.getvalue()).decode()
+        to_row(grey(open_picture(text, 0, 10**9), 0), spec, 0.5)

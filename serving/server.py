@@ -7,13 +7,11 @@ import mmap
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from serving.leader import Leader
@@ -21,7 +19,6 @@ from serving.settings import Settings
 from tandem.errors import SettingError
 
 BACKLOG = 1024
-CONNECTIONS = 4096
 # Seconds that an idle thread is kept: for good, as the only one that is not parked may be idle.
 KEPT = 10 * 365 * 86400
 # After the drain the work at hand may take this long; then the process goes, whoever still sends.
@@ -140,7 +137,7 @@ class Worker:
             settings.threads,
             settings.threads,
             KEPT,
-            CONNECTIONS,
+            settings.connections,
             "1",
             # This counts on idle connections, too: longer than a balancer's pool keeps its own.
             HTTP1Settings(header_read_timeout=max(1, int(settings.idle_seconds * 1000))),
@@ -237,43 +234,6 @@ def has_read_all(environ: dict[str, Any]) -> bool:
     if "tandem.body" in environ:
         return True
     return not environ.get("CONTENT_LENGTH") and "HTTP_TRANSFER_ENCODING" not in environ
-
-
-def cut_off_stalled(listener: socket.socket, overdue: Callable[[], bool], seconds: float) -> None:
-    """Whenever a body is overdue, end the connections on which nothing came for `seconds`.
-
-    A thread that waits for a body cannot be interrupted, and WSGI does not say which connection it
-    is, but the kernel knows when each one last received something (tcp(7), TCP_INFO).
-    """
-    port = listener.getsockname()[1]
-    while True:
-        time.sleep(min(1.0, max(0.1, seconds / 4)))
-        if not overdue():
-            continue
-        for number in _descriptors():
-            try:
-                connection = socket.socket(fileno=os.dup(number))
-            except OSError:
-                continue
-            with connection:
-                try:
-                    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-                    silent = struct.unpack_from("I", info, 52)[0] / 1000
-                    if connection.getsockname()[1] == port and silent > seconds:
-                        connection.shutdown(socket.SHUT_RD)
-                except (OSError, struct.error):
-                    continue  # the listener, or no TCP connection
-
-
-def _descriptors() -> list[int]:
-    found = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            if str(entry.readlink()).startswith("socket:"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 # --- several workers ---

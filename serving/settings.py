@@ -6,12 +6,17 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from serving.access import hash_key
 from tandem.errors import SettingError
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+GUARDABLE = ("/", "/docs", "/metrics", "/openapi.json", "/version")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,15 +38,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 32  # requests that are read, waited for or answered
     slots: int = 2  # of these, scored at a time
     patience_seconds: float = 0.5  # what a request may wait for its slot
-    rate: float | None = None  # scoring requests a second of one client; None: any number
+    # Scoring requests a second of one client (a key, a token's subject, or an address where neither
+    # is asked for); None: any number. Nobody counts for all: each worker lets its equal part
+    # through, so that a client whose connections are all at one worker gets no more than that part,
+    # and with several replicas each has this rate.
+    rate: float | None = None
+    # Whose X-Forwarded-For tells the client's address; they must drop names with underscores.
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
 
     # What comes in.
     body_seconds: float = 10.0  # until a body must be there
     idle_seconds: float = 75.0  # that a kept connection may be silent
+    connections: int = 4096  # open at once, in each worker; of more the longest idle are ended
     max_body_bytes: int = 8 * 2**20
     max_rows: int = 1000
     max_images: int = 64
     max_pixels: int = 16_000_000  # of one picture
+    max_request_pixels: int = 32_000_000  # of all pictures of a request: about 2 s of work
 
     drain_seconds: float = 5.0  # between the end of readiness and the end of answers
     log: str = "info"  # or warning: no line for each request
@@ -50,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: tuple[bytes, ...] = ()
     oidc_issuer: str | None = None
     oidc_audience: str | None = None
+    # Paths of `GUARDABLE` that need a key or token, too; health needs none. /version says without
+    # one what a release asks for: commit, model, image. The page in the browser sends no key before
+    # it scores, and needs /openapi.json and /version: guard these together with "/".
+    guarded: tuple[str, ...] = ()
 
 
 def _number(
@@ -89,6 +106,28 @@ def _level(name: str, text: str) -> str:
     return text
 
 
+def _paths(name: str, text: str) -> tuple[str, ...]:
+    paths = tuple(path.strip() for path in text.split(","))
+    if unknown := [path for path in paths if path not in GUARDABLE]:
+        raise SettingError(
+            f"{name}={text!r}: {unknown[0]!r} cannot be guarded, expected some of "
+            f"{', '.join(GUARDABLE)} with commas between"
+        )
+    return paths
+
+
+def _networks(name: str, text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    import ipaddress
+
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        raise SettingError(
+            f"{name}={text!r}: {error}; expected addresses or networks, such as 10.0.0.0/8, "
+            "with commas between"
+        ) from None
+
+
 _count = _number(int, 1, 1_000_000, "a whole number")
 _seconds = _number(float, 0, 3600, "seconds")
 
@@ -108,14 +147,18 @@ VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "TANDEM_PATIENCE_SECONDS": ("patience_seconds", _seconds),
     "TANDEM_BODY_SECONDS": ("body_seconds", _seconds),
     "TANDEM_IDLE_SECONDS": ("idle_seconds", _seconds),
+    "TANDEM_CONNECTIONS": ("connections", _number(int, 16, 1_000_000, "a whole number")),
     "TANDEM_MAX_BODY_BYTES": ("max_body_bytes", _number(int, 1, 2**30, "bytes")),
     "TANDEM_MAX_ROWS": ("max_rows", _count),
     "TANDEM_MAX_IMAGES": ("max_images", _count),
     "TANDEM_MAX_PIXELS": ("max_pixels", _number(int, 1, 10**9, "pixels")),
+    "TANDEM_MAX_REQUEST_PIXELS": ("max_request_pixels", _number(int, 1, 10**10, "pixels")),
     "TANDEM_LOG": ("log", _level),
     "TANDEM_API_KEYS": ("api_keys", _keys),
     "TANDEM_OIDC_ISSUER": ("oidc_issuer", _text),
     "TANDEM_OIDC_AUDIENCE": ("oidc_audience", _text),
+    "TANDEM_GUARDED": ("guarded", _paths),
+    "TANDEM_TRUSTED_PROXIES": ("trusted_proxies", _networks),
     "TANDEM_RATE": ("rate", _number(float, 0.001, 1e6, "requests a second")),
 }
 
@@ -146,6 +189,11 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         for name, (field, parse) in VARIABLES.items()
         if (text := environ.get(name, "").strip())
     }
+    if found.get("guarded") and not (found.get("api_keys") or found.get("oidc_issuer")):
+        raise SettingError(
+            "TANDEM_GUARDED is set, but nothing to open it with: set TANDEM_API_KEYS or "
+            "TANDEM_OIDC_ISSUER, too"
+        )
     found.setdefault("model", Path("/model"))
     found.setdefault("workers", default_workers(cpu_limit()))
     return Settings(**found)

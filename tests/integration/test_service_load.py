@@ -161,7 +161,9 @@ def test_ten_times_the_capacity_is_answered_by_work_and_quick_refusals(slow_mode
         assert quick < statistics.median(answer.seconds for answer in done)
         assert running.ask("/readyz").status == 200
         assert running.ask("/score", BODY).status == 200
-        assert running.stop()[0] == 0
+        code, out, _ = running.stop()
+        assert code == 0
+        assert "ended to make room" not in out, "nobody sent slowly"
 
 
 def test_health_is_answered_while_all_slots_are_taken(slow_model):
@@ -179,6 +181,7 @@ def test_health_is_answered_while_all_slots_are_taken(slow_model):
         answers, healthy = asyncio.run(both())
         assert {answer.status for answer in answers} <= {200, 503}
         assert healthy >= 3
+        assert "ended to make room" not in running.stop()[1], "nobody sent slowly"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -232,23 +235,159 @@ def test_work_at_hand_is_finished_after_the_drain(slow_model):
         assert running.process.wait(30) == 0
 
 
-def test_clients_that_stall_in_the_middle_stop_nobody_else(quick_model):
-    with started(quick_model, TANDEM_BODY_SECONDS="1", TANDEM_THREADS="6") as running:
-        part = REQUEST[: -len(BODY)] + BODY[:5]
-        stalled = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(30)]
-        try:
-            for each in stalled:
-                each.sendall(part)
-            statuses = []
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                assert running.ask("/healthz").status == 200
-                statuses.append(running.ask("/score", BODY).status)
-                if statuses[-1] == 200:
-                    break
-                time.sleep(0.1)
-            assert statuses[-1] == 200
-            assert set(statuses) <= {200, 503}
-        finally:
-            for each in stalled:
-                each.close()
+def test_clients_that_stall_in_the_middle_are_cut_off_and_stop_nobody(quick_model):
+    with (
+        started(quick_model, TANDEM_BODY_SECONDS="1", TANDEM_THREADS="6") as running,
+        slow_senders(running.port, 30) as senders,
+    ):
+        for _ in range(20):
+            assert running.ask("/healthz").status == 200
+            assert running.ask("/score", BODY).status == 200
+        assert all(ended(sender) for sender in senders)
+
+
+HEAD = REQUEST[: -len(BODY)]
+PARTS = {
+    "stall": HEAD + BODY[:5],
+    "send nothing of it": HEAD,
+    "hide behind another request": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD + BODY[:5],
+    "send a chunk": HEAD.split(b"Content-Length")[0]
+    + b"Transfer-Encoding: chunked\r\n\r\n5\r\n"
+    + BODY[:5]
+    + b"\r\n",
+    "announce much": HEAD.split(b"Content-Length")[0] + b"Content-Length: 8000000\r\n\r\n{",
+}
+
+
+@contextlib.contextmanager
+def slow_senders(port: int, number: int, part: bytes = PARTS["stall"]):
+    """So many connections that have sent that much of a request, and wait."""
+    with contextlib.ExitStack() as stack:
+        senders = []
+        for _ in range(number):
+            sender = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            sender.sendall(part)
+            senders.append(sender)
+        yield senders
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the service ends this connection, with or without an answer, while we wait."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [10, 50, 200])
+@pytest.mark.parametrize("way", PARTS)
+def test_an_honest_client_is_answered_whatever_slow_senders_do(quick_model, number, way):
+    with started(quick_model) as running, slow_senders(running.port, number, PARTS[way]):
+        statuses = [running.ask("/score", BODY).status for _ in range(20)]
+        assert statuses == [200] * 20
+        assert running.ask("/readyz").status == 200
+
+
+@pytest.mark.parametrize("way", ["stall", "announce much"])
+def test_an_honest_client_is_answered_while_slow_senders_come_again_and_again(quick_model, way):
+    with started(quick_model) as running, contextlib.ExitStack() as stack:
+        statuses = []
+        for _ in range(30):
+            stack.enter_context(slow_senders(running.port, 20, PARTS[way]))
+            statuses.append(running.ask("/score", BODY).status)
+        assert statuses == [200] * 30
+
+
+def test_one_byte_now_and_then_keeps_no_connection_open(quick_model):
+    with (
+        started(quick_model, TANDEM_BODY_SECONDS="30") as running,
+        slow_senders(running.port, 5, HEAD) as senders,
+    ):
+        open_still = set(senders)
+        began = time.monotonic()
+        while open_still and time.monotonic() - began < 25:
+            for sender in list(open_still):
+                try:
+                    sender.sendall(b" ")
+                    sender.settimeout(0.01)
+                    if not sender.recv(65536):
+                        open_still.discard(sender)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    open_still.discard(sender)
+            time.sleep(0.1)
+        assert not open_still, "well before the limit: ten bytes a second are too few"
+
+
+def test_a_long_body_that_comes_steadily_is_taken(quick_model):
+    body = json.dumps({"rows": [[0.5] * 8] * 1000}).encode()
+    head = REQUEST.split(b"Content-Length")[0] + b"Content-Length: %d\r\n\r\n" % len(body)
+    with (
+        started(quick_model) as running,
+        slow_senders(running.port, 20),
+        socket.create_connection(("127.0.0.1", running.port), 30) as sender,
+    ):
+        sender.sendall(head)
+        for at in range(0, len(body), 1000):
+            sender.sendall(body[at : at + 1000])
+            time.sleep(0.05)
+        assert sender.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_slow_work_is_never_taken_for_a_slow_sender(slow_model):
+    """Each request takes longer than the grace that slow senders get."""
+    long = json.dumps({"rows": [[0.5] * 8] * 1000}).encode()
+    head = REQUEST.split(b"Content-Length")[0] + b"Content-Length: %d\r\n\r\n" % len(long)
+    with (
+        started(slow_model, TANDEM_MAX_ROWS="1000", TANDEM_PATIENCE_SECONDS="60") as running,
+        slow_senders(running.port, 40),
+    ):
+        connections = []
+        for _ in range(4):
+            connection = socket.create_connection(("127.0.0.1", running.port), 60)
+            connection.sendall(head + long)
+            connections.append(connection)
+        for connection in connections:
+            with connection:
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_idle_connections_are_ended_where_they_take_up_room(quick_model):
+    with (
+        started(quick_model, TANDEM_CONNECTIONS="200") as running,
+        contextlib.ExitStack() as stack,
+    ):
+        for number in range(2000):
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port), 60))
+            if number % 250 == 249:
+                assert running.ask("/score", BODY).status == 200
+        for _ in range(10):
+            assert running.ask("/score", BODY).status == 200
+        assert running.ask("/readyz").status == 200
+
+
+@pytest.mark.parametrize("part", [b"GET / HT", HEAD[:30], PARTS["stall"]])
+def test_connections_with_half_a_request_are_ended_where_they_take_up_room(quick_model, part):
+    with (
+        started(quick_model, TANDEM_CONNECTIONS="200") as running,
+        slow_senders(running.port, 600, part),
+    ):
+        for _ in range(10):
+            assert running.ask("/score", BODY).status == 200
+
+
+def test_a_connection_in_use_outlives_those_that_are_idle(quick_model):
+    with (
+        started(quick_model, TANDEM_CONNECTIONS="100") as running,
+        contextlib.ExitStack() as stack,
+        socket.create_connection(("127.0.0.1", running.port), 60) as used,
+    ):
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port), 60))
+            used.sendall(REQUEST)
+            assert used.recv(65536).startswith(b"HTTP/1.1 200")

@@ -61,6 +61,7 @@ class Client:
             "SERVER_PORT": "80",
             "SERVER_PROTOCOL": "HTTP/1.1",
             "REMOTE_ADDR": "192.0.2.1",
+            "HTTP_HOST": "localhost",
             "wsgi.url_scheme": "http",
             "wsgi.input": io.BytesIO(body or b""),
             "wsgi.input_terminated": True,

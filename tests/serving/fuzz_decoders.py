@@ -54,7 +54,12 @@ def main() -> None:
 
     def picture(data: bytes) -> None:
         text = base64.b64encode(data).decode()
-        expected(lambda: pictures.to_row(pictures.decode(text, 0, 100_000), spec, ink))
+
+        def made() -> object:
+            opened = pictures.open_picture(text, 0, 100_000)
+            return pictures.to_row(pictures.grey(opened, 0), spec, ink)
+
+        expected(made)
 
     seeds = {
         "pictures": [

@@ -67,6 +67,108 @@ def test_each_client_has_a_rate_of_its_own():
         access.admit({"REMOTE_ADDR": "192.0.2.1"})
 
 
+PROXIES = read({"TANDEM_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7, 2001:db8::/32"}).trusted_proxies
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("10.0.0.1", "203.0.113.5", "203.0.113.5"),
+        ("10.0.0.1", "1.1.1.1, 203.0.113.5", "203.0.113.5"),  # the first is the client's own word
+        ("10.0.0.1", "203.0.113.5, 10.2.3.4,192.0.2.7", "203.0.113.5"),
+        ("10.0.0.1", "203.0.113.5:4711", "203.0.113.5"),
+        ("10.0.0.1", "[2001:db9::1]:4711", "2001:db9::1"),
+        ("2001:db8::1", "2001:db9::1", "2001:db9::1"),
+        ("::ffff:10.0.0.1", "203.0.113.5", "203.0.113.5"),
+        ("203.0.113.9", "203.0.113.5", "203.0.113.9"),  # no proxy of ours
+        ("192.0.2.8", "203.0.113.5", "192.0.2.8"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.2, 10.0.0.3", "10.0.0.2"),  # one of ours asks itself
+        ("10.0.0.1", "203.0.113.5, nonsense", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.5, , 10.0.0.2", "10.0.0.2"),
+        ("nonsense", "203.0.113.5", "nonsense"),
+    ],
+)
+def test_only_trusted_proxies_say_where_a_request_comes_from(peer, forwarded, client):
+    environ = {"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}
+    assert Access(proxies=PROXIES).address(environ) == client
+    assert Access().address(environ) == peer
+
+
+def test_clients_behind_a_trusted_proxy_have_rates_of_their_own():
+    access = Access(rate=0.01, proxies=PROXIES)
+    proxy = {"REMOTE_ADDR": "10.0.0.1"}
+    access.admit(proxy | {"HTTP_X_FORWARDED_FOR": "203.0.113.5"})
+    access.admit(proxy | {"HTTP_X_FORWARDED_FOR": "203.0.113.6"})
+    with pytest.raises(Problem) as refused:
+        access.admit(proxy | {"HTTP_X_FORWARDED_FOR": "203.0.113.6, 203.0.113.5"})
+    assert refused.value.status == 429
+
+
+def test_what_an_untrusted_client_forwards_is_no_way_around_its_rate(app):
+    client = app(rate=0.01)
+    body, given = json.dumps(ASKED).encode(), {"Content-Type": "application/json"}
+    said = [
+        client.ask("POST", "/score", body, given | {"X-Forwarded-For": f"203.0.113.{number}"})
+        for number in range(2)
+    ]
+    assert [answer.status for answer in said] == [200, 429]
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "nonsense", "10.0.0.0/8,", "localhost"])
+def test_proxies_are_addresses_or_networks(text):
+    with pytest.raises(SettingError, match=r"TANDEM_TRUSTED_PROXIES=.*such as 10\.0\.0\.0/8"):
+        read({"TANDEM_TRUSTED_PROXIES": text})
+
+
+# --- guarded paths ---
+
+KEY = "right-right-right"
+EVERYTHING = "/, /docs, /metrics, /openapi.json, /version"
+
+
+def guarded(paths: str = EVERYTHING) -> dict:
+    settings = read({"TANDEM_API_KEYS": KEY, "TANDEM_GUARDED": paths})
+    return {"api_keys": settings.api_keys, "guarded": settings.guarded}
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize("spelt", ["{}", "{}/", "/{}", "{}?a=b"])
+def test_a_guarded_path_needs_a_key_however_it_is_spelt(app, path, spelt):
+    client = app(**guarded())
+    for method in ("GET", "HEAD", "POST", "OPTIONS"):
+        assert client.ask(method, spelt.format(path)).status == 401
+        wrong = client.ask(method, spelt.format(path), headers={"X-API-Key": "wrong"})
+        assert wrong.status == 401
+    assert client.ask("GET", path, headers={"X-API-Key": KEY}).status == 200
+
+
+def test_health_is_never_guarded(app):
+    client = app(**guarded())
+    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+        assert client.get(path).status == 200
+        with pytest.raises(SettingError, match=f"'{path}' cannot be guarded, expected some of /,"):
+            read({"TANDEM_API_KEYS": KEY, "TANDEM_GUARDED": f"/metrics,{path}"})
+
+
+def test_a_guarded_version_says_what_a_release_compares_and_no_more(app):
+    client = app(**guarded("/version"), app_commit="c1", image_digest="sha256:1", release=3)
+    open_ = client.get("/version")
+    assert open_.status == 200
+    assert set(open_.json) == {"app", "model", "image", "release"}
+    assert set(open_.json["model"]) == {"name", "version", "digest"}
+    assert open_.json["image"] == {"digest": "sha256:1"}
+    assert client.ask("GET", "/version", headers={"X-API-Key": "wrong"}).json == open_.json
+    whole = client.ask("GET", "/version", headers={"X-API-Key": KEY}).json
+    assert whole["libraries"]
+    assert whole["app"] == open_.json["app"]
+
+
+def test_a_guard_without_a_key_is_a_wrong_setting():
+    with pytest.raises(SettingError, match="set TANDEM_API_KEYS or TANDEM_OIDC_ISSUER"):
+        read({"TANDEM_GUARDED": "/metrics"})
+
+
 # --- tokens ---
 
 # Made for these tests and of no use anywhere else.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import struct
 import threading
 import time
@@ -16,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving.edge import Bodies, content_length
+from serving.bodies import Bodies
+from serving.edge import content_length
 from serving.gate import Gate
-from serving.pictures import decode
+from serving.pictures import grey, open_picture
 from serving.problems import Problem
 
 
@@ -64,36 +66,38 @@ def test_a_body_that_trickles_is_given_up():
     with pytest.raises(Problem) as refused:
         bodies.read(Slow(), 1000, limit=2000)
     assert refused.value.status == 408
-    assert not bodies.overdue()
+    assert not bodies.reading
 
 
-def test_only_so_many_bodies_are_read_at_once():
-    class Stuck:
-        def __init__(self) -> None:
-            self.reached, self.go = threading.Event(), threading.Event()
+class Stuck:
+    """A body whose end comes when it is told to."""
 
-        def read(self, size: int) -> bytes:
-            self.reached.set()
-            self.go.wait(10)
-            return b""
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = list(parts)
+        self.reached, self.go = threading.Event(), threading.Event()
 
-    stuck, bodies = Stuck(), Bodies(most=1, seconds=0.01)
+    def read(self, size: int) -> bytes:
+        if self.parts:
+            return self.parts.pop(0)
+        self.reached.set()
+        self.go.wait(10)
+        return b""
 
-    def read() -> None:
-        with pytest.raises(Problem):
-            bodies.read(stuck, None, 10)
 
-    reader = threading.Thread(target=read)
+def test_bodies_that_are_not_whole_hold_only_so_much_at_once():
+    stuck, bodies = Stuck(b"first", b"a" * 15), Bodies(most=1, seconds=5)
+    reader = threading.Thread(target=lambda: bodies.read(stuck, None, 20))
     reader.start()
     stuck.reached.wait(10)
-    time.sleep(0.02)
-    assert bodies.overdue()
+    assert len(bodies.reading) == 1
     with pytest.raises(Problem) as refused:
-        bodies.read(io.BytesIO(b"a"), None, 10)
+        bodies.read(Stuck(b"first", b"b" * 10), None, 20)
     assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "1")
+    assert bodies.read(io.BytesIO(b"a"), None, 20) == b"a", "what comes at once holds nothing"
     stuck.go.set()
     reader.join()
-    assert bodies.read(io.BytesIO(b"a"), None, 10) == b"a"
+    assert bodies.read(Stuck(b"first", b"b" * 10, b""), 15, 20) == b"first" + b"b" * 10
+    assert not bodies.reading
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,32 @@ def test_a_picture_within_the_decoder_s_bound_but_not_ours_is_refused(app):
     assert app().post("/score", asked).status == 200
 
 
+def blank(width: int, height: int, kind: str = "PNG") -> str:
+    stream = io.BytesIO()
+    Image.new("1", (width, height)).save(stream, kind)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_all_pictures_of_a_request_have_so_many_pixels_at_most(app, kind):
+    client = app(max_request_pixels=30_000)
+    asked = {"images": [blank(100, 100, kind)] * 3}
+    assert client.post("/score", asked).status == 200
+    asked["images"].append(blank(1, 1, kind))
+    answer = client.post("/score", asked)
+    assert answer.status == 413
+    told = "The images have 30001 pixels together, at most 30000 are taken in one request."
+    assert answer.json["detail"] == told
+
+
+def test_pixels_are_counted_before_any_is_unpacked(app, monkeypatch):
+    monkeypatch.setattr("serving.pictures.grey", lambda *_: pytest.fail("unpacked"))
+    bombs = [png(4000, 4000, b"not even compressed")] * 3
+    assert app().post("/score", {"images": bombs}).status == 413
+    answer = app().post("/score", {"images": [*bombs, "bm9uZQ=="]})
+    assert (answer.status, "Image 3" in answer.json["detail"]) == (422, True)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (2100, 1), (2, 2), (9, 8)])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_pictures_of_every_size_and_mode_get_an_answer(app, size, mode):
@@ -225,7 +255,7 @@ def test_damaged_pictures_are_read_or_refused_and_nothing_else(seed, changes, en
         data[place % len(data) : place % len(data) + len(new)] = new
     text = base64.b64encode(bytes(data[: end or None])).decode()
     try:
-        decode(text, 0, 10**6)
+        grey(open_picture(text, 0, 10**6), 0)
     except Problem as problem:
         assert problem.status == 422
 
@@ -247,3 +277,39 @@ def test_deeply_nested_json_is_a_400_or_422(app):
     for data in (b"[" * 100_000, b'{"rows":' + b"[" * 50_000 + b"]" * 50_000 + b"}"):
         answer = app().ask("POST", "/score", data, {"Content-Type": "application/json"})
         assert answer.status in (400, 422)
+
+
+def raw(running, *lines: bytes, end: bytes = b"\r\n") -> bytes:
+    """What the service answers to a head as it is written here."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+        connection.sendall(end.join([*lines, b"Connection: close", b"", b""]))
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+def test_a_head_names_one_host_and_no_header_in_disguise(start):
+    running = start()
+    first = b"GET /version HTTP/1.1"
+    assert raw(running, first, b"Host: x").startswith(b"HTTP/1.1 200")
+    assert raw(running, b"GET /version HTTP/1.0").startswith(b"HTTP/1.0 200")
+    assert raw(running, first, b"Host: x", end=b"\n").startswith(b"HTTP/1.1 200"), "RFC 9112, 2.2"
+    for hosts in ([], [b"Host:"], [b"Host: "], [b"Host: x", b"Host: y"], [b"Host: x", b"Host: x"]):
+        answer = raw(running, first, *hosts)
+        assert answer.startswith(b"HTTP/1.1 400"), hosts
+    post = b"POST /score HTTP/1.1", b"Host: x", b"Content-Length: 0"
+    for disguise in (b"Content_Length: 5", b"Content_Type: application/json"):
+        assert b"with a hyphen" in raw(running, *post, disguise)
+
+
+def test_a_key_under_another_name_must_be_right_too(start):
+    """WSGI cannot tell X_API_Key from X-API-Key: whichever is sent last counts."""
+    running = start(TANDEM_API_KEYS="right-right-right")
+    head = b"POST /score HTTP/1.1", b"Host: x", b"Content-Length: 0"
+    right, wrong = b"right-right-right", b"wrong-wrong-wrong"
+    assert raw(running, *head, b"X-API-Key: " + right).startswith(b"HTTP/1.1 415")  # past the key
+    for name in (b"X-API-Key: ", b"X_API_Key: ", b"x-api_key: "):
+        assert raw(running, *head, name + wrong).startswith(b"HTTP/1.1 401")
+    both = b"X-API-Key: " + wrong, b"X-API-Key: " + right
+    assert raw(running, *head, *both).startswith(b"HTTP/1.1 401"), "sent twice it is one long key"

@@ -97,7 +97,7 @@ REFUSED = {
     "texts": ([tensor("row", [1, 64], "BYTES", ["a"] * 64)], "not FP32"),
     "ragged": ([tensor("row", [1, 64], "FP32", [ROW, 1])], "its shape says 64"),
     "unknown type": ([tensor("row", [1, 64], "FP8", ROW)], "Invalid enum value"),
-    "twice": ([tensor("row", [1, 64], "FP32", ROW)] * 2, "one name"),
+    "twice": ([tensor("row", [1, 64], "FP32", ROW)] * 2, "are named 'row'"),
 }
 
 
@@ -123,3 +123,11 @@ def test_the_binary_extension_is_refused_as_a_media_type(app):
     headers = {"Content-Type": "application/json", "Inference-Header-Content-Length": "10"}
     answer = app().ask("POST", "/v2/models/digits/infer", b"{}", headers)
     assert answer.status == 415
+
+
+def test_binary_tensors_are_refused_in_words_that_say_what_to_send(app):
+    headers = {"Content-Type": "application/json", "Inference-Header-Content-Length": "10"}
+    answer = app().ask("POST", "/v2/models/digits/infer", b"{}", headers)
+    assert answer.status == 415
+    assert answer.json["error"] == answer.json["detail"]
+    assert "binary tensor data extension" in answer.json["detail"]

@@ -80,3 +80,31 @@ def test_the_document_names_the_keys_only_where_they_are_asked_for(app):
     assert set(guarded["components"]["securitySchemes"]) == {"key", "token"}
     answers = guarded["paths"]["/score"]["post"]["responses"]
     assert {"401", "429"} <= set(answers)
+
+
+def test_the_document_tells_what_is_guarded(app):
+    settings = {"api_keys": (b"x",), "guarded": ("/metrics", "/version")}
+    client = app(**settings)
+    paths = client.get("/openapi.json").json["paths"]
+    assert "401" in paths["/metrics"]["get"]["responses"]
+    assert paths["/metrics"]["get"]["security"] == paths["/score"]["post"]["security"]
+    version = paths["/version"]["get"]
+    assert "401" not in version["responses"]
+    kinds = version["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+    assert [kind["$ref"].rpartition("/")[2] for kind in kinds] == ["Version", "Released"]
+
+
+def test_each_answer_that_is_listed_can_be_given(app):
+    client = app(max_body_bytes=100, model_version=17)
+    document = client.get("/openapi.json").json
+    answers = document["paths"]["/score"]["post"]["responses"]
+    assert set(answers) == {"200", "400", "408", "413", "415", "422", "500", "503"}
+    infer = document["paths"]["/v2/models/{name}/infer"]["post"]["responses"]
+    assert set(infer) == {*answers, "404"}
+    assert client.ask("POST", "/v2/models/other/infer", {"inputs": []}).status == 404
+    assert client.ask("POST", "/score", {"rows": [[0] * 100]}).status == 413
+    answer = client.ask("DELETE", "/score")
+    assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
+    assert client.ask("BREW", "/score").status == 501
+    assert "405" in document["info"]["description"]
+    assert "501" in document["info"]["description"]
