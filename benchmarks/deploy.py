@@ -170,6 +170,7 @@ def _new_model(figures: Figures, space: str) -> None:
             totals.append(time.perf_counter() - began)
             for name, took in _steps(said).items():
                 steps.setdefault(name, []).append(took)
+        _under_load(figures, project, home)
         for name, values in steps.items():
             figures.add(f"new model: {name}", statistics.median(values), "s")
         rest = statistics.median(totals) - sum(map(statistics.median, steps.values()))
@@ -177,6 +178,27 @@ def _new_model(figures: Figures, space: str) -> None:
         figures.add(
             "new model published → every pod answers with it", statistics.median(totals), "s"
         )
+
+
+def _under_load(figures: Figures, project: Any, home: Path) -> None:
+    """One more model goes live while 64 connections ask the real service for scores."""
+    from load import Astray, Wrk
+    from release import _publish_another
+
+    script = home / "score.lua"
+    body = json.dumps({"rows": [[0.0] * 64]})
+    script.write_text(
+        f'wrk.method = "POST"\nwrk.body = {json.dumps(body)}\n'
+        'wrk.headers["Content-Type"] = "application/json"\n'
+    )
+    url = project.target.url()
+    _publish_another(project, 99)
+    with Astray(url), Wrk(url, "/score", connections=64, script=script) as wrk:
+        _run("-m", "orchestration", "release")
+        time.sleep(5)
+    print(*wrk.failures, sep="\n")
+    figures.add("asked meanwhile by 64 connections: POST /score", wrk.requests, "requests")
+    figures.add("of these without an answer", len(wrk.failures), "kinds", "<= 0")
 
 
 def _steps(said: str) -> dict[str, float]:

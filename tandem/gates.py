@@ -66,7 +66,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     margin: float = 0.02
     least_rows: int = 30
     """Fewer held-out rows accept nothing."""
-    tolerance: float = 0.01
+    tolerance: float = 0.001
     """How far the recorded answers may differ from those given, whatever the package says: a
     probability, or a share of the largest value."""
     held_out: str | Path = ""

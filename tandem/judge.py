@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import importlib.abc
 import math
 import os
 import sys
@@ -91,8 +92,7 @@ def main() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # As in the image, which has none: scikit-learn would import it where it is installed.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
+    sys.meta_path.insert(0, _NoPandas())
     if "--ahead" in sys.argv:
         _import_runtimes(None)
     told = sys.stdin.buffer.read()
@@ -116,6 +116,14 @@ def main() -> None:
         sys.exit(MACHINERY)
     with open(answer, "wb") as stream:  # noqa: PTH123 - a descriptor
         stream.write(msgspec.json.encode(found))
+
+
+class _NoPandas(importlib.abc.MetaPathFinder):
+    """As in the image, which has none; scikit-learn imports it wherever it is installed."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not used here", name=fullname)
 
 
 def _import_runtimes(job: Job | None) -> None:

@@ -10,6 +10,7 @@ import socketserver
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 
 class Load:
@@ -63,11 +64,14 @@ class Wrk:
     """wrk with many connections, each asking every few milliseconds, for as long as the context
     lasts."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, path: str = "/version", *, connections: int = 2, script: Path | None = None
+    ) -> None:
         # Few connections and the lowest priority: what is measured is loss, not speed. (Its `delay`
         # would count each idle connection that is closed as an error.)
-        self.argv = ["nice", "-n", "19", "wrk", "-t1", "-c2", "-d3600s", "--timeout", "10s",
-                     f"{url}/version"]  # fmt: skip
+        self.argv = ["nice", "-n", "19", "wrk", "-t1", f"-c{connections}", "-d3600s",
+                     "--timeout", "10s", *(["-s", str(script)] if script else []),
+                     f"{url}{path}"]  # fmt: skip
         self.requests = 0
         self.failures: list[str] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -13,11 +14,15 @@ import pytest
 from models import digits
 from models.digits import data, training
 from models.digits.training import TrainConfig, fit
+from orchestration.apps import APPS
+from tandem import gates
 from tandem.errors import SettingError
+from tandem.interface import Takes, mismatch
 from tandem.package import as_array, open_predictor
 from tandem.repository import Repository
 from tandem.storage import open_store
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = TrainConfig(hidden=16, epochs=3, copies=1, folds=0)
 
 
@@ -169,3 +174,30 @@ def test_importing_the_model_loads_nothing_heavy() -> None:
         [sys.executable, "-c", script, *paths], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_it_is_judged_as_the_project_judges_it_and_fits_the_code(tmp_path: Path) -> None:
+    trained = fit(msgspec.structs.replace(TrainConfig(), folds=0, epochs=12, copies=4))
+    repository = Repository(open_store(f"file:{tmp_path}/store"), "digits")
+    repository.publish(training.package_of(trained, tmp_path / "package"))
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    takes = msgspec.convert(told["tool"]["tandem"]["app"]["model"], Takes)
+    rule = gates.Rule(gate=APPS[0].gate, takes=takes)
+    verdict = gates.judge(repository, 1, rule, cache=tmp_path)
+    assert verdict.accepted, verdict.reason
+    summaries = {check.name: check.summary for check in verdict.checks}
+    assert "359 held-out rows of the application" in summaries["good_enough"]
+    assert "answered ONNX as scikit-learn" in summaries["answers_match"]
+
+
+def test_digits_without_a_picture_do_not_fit_the_code(
+    quick: training.Trained, tmp_path: Path
+) -> None:
+    made = training.package_of(quick, tmp_path / "package")
+    numbers = msgspec.structs.replace(made.manifest, image=None)
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    takes = msgspec.convert(told["tool"]["tandem"]["app"]["model"], Takes)
+    assert mismatch(made.manifest, None, takes) == ""
+    assert "it takes no pictures, the commit takes pictures of 8 x 8" in mismatch(
+        numbers, None, takes
+    )
