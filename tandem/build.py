@@ -4,17 +4,13 @@ a tree.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +23,7 @@ from tandem.interface import Takes
 from tandem.oci import Layer, Transfer
 from tandem.storage import Store
 
-__all__ = ["NO_TESTS", "AppBuild", "Builds", "Failure", "Recipe", "TestReport", "clean_folder"]
+__all__ = ["NO_TESTS", "AppBuild", "Builds", "Failure", "Recipe", "TestReport"]
 __all__ += ["locked_environment", "read_recipe", "run_tests"]
 
 log = logging.getLogger("tandem.build")
@@ -168,46 +164,6 @@ def locked_environment(lock: Path, home: Path) -> Path:
             packages.symlink_to(libraries.absolute())
     os.utime(folder)  # what is not used for long is removed
     return python
-
-
-@contextlib.contextmanager
-def clean_folder(state: Path, purpose: str) -> Iterator[Path]:
-    """An empty folder of our own below `state`, removed afterwards; what a killed run left is
-    removed first.
-    """
-    home = state / purpose
-    home.mkdir(parents=True, exist_ok=True)
-    for old in [one for one in home.iterdir() if one.is_dir()]:
-        # The lock goes with its process, in whatever container; a process number says little.
-        with _lock(old) as free:
-            if free:
-                shutil.rmtree(old, ignore_errors=True)
-                _lock_file(old).unlink(missing_ok=True)
-    folder = home / f"{os.getpid()}-{secrets.token_hex(6)}"
-    with _lock(folder):
-        folder.mkdir(mode=0o700)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            _lock_file(folder).unlink(missing_ok=True)
-
-
-def _lock_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder; whether it was free."""
-    handle = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)
 
 
 def run_tests(folder: Path, recipe: Recipe, *, python: Path) -> TestReport:

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import shutil
-import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import msgspec
 
 from tandem import sandbox
 from tandem.errors import BuildError, SandboxError
+from tandem.folders import scratch
 
 log = logging.getLogger("tandem.build")
 
@@ -103,8 +103,8 @@ def run(folder: Path, test: list[str], *, python: Path) -> TestReport:
             f"[tool.tandem.app] of pyproject.toml: test = {test!r} cannot be started: "
             "there is no such program"
         )
-    with tempfile.TemporaryDirectory(prefix="tests-") as home:
-        said, plugin = Path(home) / "said", Path(home) / "plugin"
+    with scratch("tests") as home:
+        said, plugin = home / "said", home / "plugin"
         said.mkdir()
         plugin.mkdir()
         report, nonce = said / "report.xml", secrets.token_hex(16)

@@ -17,7 +17,6 @@ import os
 import queue
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from tandem.errors import (
     one_line,
 )
 from tandem.evaluation import Measured, check_metric
+from tandem.folders import scratch
 from tandem.interface import Takes, mismatch
 from tandem.judge import MACHINERY, READY, Check, Found, Job, refused
 from tandem.package import MAX_EVALUATION, HeldOut, Manifest, Package
@@ -365,10 +365,10 @@ def _judging(
 ) -> sandbox.Finished:
     ours = Path(tandem.__file__).parent
     libraries = [Path(sys.prefix), *map(Path, _site()), ours]
-    with tempfile.TemporaryDirectory(prefix="judge-") as folder:
+    with scratch("judge") as folder:
         return sandbox.run(
             [sys.executable, "-m", "tandem.judge", *([option] if option else [])],
-            folder=Path(folder),
+            folder=folder,
             readable=[*libraries, *shown],
             env={
                 "PATH": os.defpath,

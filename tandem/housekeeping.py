@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -36,12 +37,14 @@ def tidy(project: Project, *, unused: float = UNUSED) -> Tidied:
     """
     before = time.time() - unused
     entries = size = 0
-    for folder in _kinds(project.state):
-        for old in _unused(folder, before):
-            bytes_ = _size(old)
-            with contextlib.suppress(OSError):
-                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-                entries, size = entries + 1, size + bytes_
+    for old in [
+        *_unfinished(project.state, before),
+        *(one for folder in _kinds(project.state) for one in _unused(folder, before)),
+    ]:
+        bytes_ = _size(old)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            entries, size = entries + 1, size + bytes_
     with contextlib.suppress(SourceError):
         project.source.tidy()
     (project.state / _STAMP).touch()
@@ -76,6 +79,19 @@ def _kinds(state: Path) -> Iterator[Path]:
     yield state / "cache" / "configs"
 
 
+_UNFINISHED = re.compile(r"\.partial-.*|\.making-.*|\..*\.tmp")
+"""What is filled beside its place, and was not put there: its maker was killed."""
+
+
+def _unfinished(state: Path, before: float) -> Iterator[Path]:
+    folders = [*_kinds(state), state / "target" / "roots", state / "target" / "layers"]
+    for folder in folders:
+        for one in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                if _UNFINISHED.fullmatch(one.name) and one.lstat().st_mtime < before:
+                    yield one
+
+
 def _unused(folder: Path, before: float) -> list[Path]:
     if not folder.is_dir():
         return []
@@ -85,7 +101,8 @@ def _unused(folder: Path, before: float) -> list[Path]:
             stat = one.lstat()
             # Who uses a folder says so by its time; a file is only read.
             used[one] = max(stat.st_mtime, stat.st_atime if one.is_file() else 0.0)
-    used.pop(folder / "judged", None)
+    used = {one: at for one, at in used.items() if one.name != "judged"}
+    used = {one: at for one, at in used.items() if not _UNFINISHED.fullmatch(one.name)}
     locks = [one for one in used if one.suffix == ".lock"]
     latest = sorted(used.keys() - {*locks}, key=lambda one: used[one], reverse=True)
     return [one for one in [*latest[KEEP:], *locks] if used[one] < before]

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -19,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from tandem.errors import BuildError, SourceError
+from tandem.folders import scratch
 from tandem.settings import redact
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -132,8 +132,8 @@ class Source:
         """
         self.commit(sha)
         # Beside no mirror: who fetches removes the locks that lie there.
-        with tempfile.TemporaryDirectory(prefix="checkout-") as scratch:
-            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        with scratch("index") as beside:
+            index = {"GIT_INDEX_FILE": str(beside / "index")}
             _git("read-tree", sha, at=self._mirror, env=index)
             _git(
                 "-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null",

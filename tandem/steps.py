@@ -21,7 +21,6 @@ from tandem.build import (
     AppBuild,
     Recipe,
     TestReport,
-    clean_folder,
     locked_environment,
     read_recipe,
     run_tests,
@@ -35,6 +34,7 @@ from tandem.errors import (
     TandemError,
     TargetError,
 )
+from tandem.folders import clean_folder
 from tandem.interface import Takes
 from tandem.oci import Layer, Transfer
 from tandem.package import Package, locked_versions

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from tandem.errors import BuildError
+from tandem.folders import scratch
 from tandem.oci import Layer, Progress, Registry
 from tandem.oci.image import Image, Platform, compose, pull, registry_source
 from tandem.oci.layer import (
@@ -242,8 +243,7 @@ def application_layer(
         for entry in entries
         if entry.file and entry.path.endswith(".py")
     ]
-    with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary)
+    with scratch("bytecode") as out:
         compile_python(folder, out, f"/{APP}", files, python=python)
         have = {entry.path for entry in entries}
         compiled = [one for one in folder_entries(out, APP) if one.path not in have]

@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import IO, Any
 import msgspec
 
 from tandem.errors import SandboxError
+from tandem.folders import scratch
 
 log = logging.getLogger("tandem.sandbox")
 
@@ -147,8 +147,8 @@ def _launch(
     confinement: str,
     confined: bool,
 ) -> Finished:
-    with tempfile.TemporaryDirectory(prefix="sandbox-") as base:
-        home = "/tmp" if confined else base  # noqa: S108 - a private one
+    with scratch("sandbox") as base:
+        home = "/tmp" if confined else str(base)  # noqa: S108 - a private one
         system = (*_SYSTEM, "/etc/resolv.conf") if network else _SYSTEM
         spec: dict[str, Any] = {
             "argv": list(argv),
@@ -268,11 +268,11 @@ def _namespaces_missing() -> str:
     """Why this machine gives no namespaces, or nothing when it does; asked once a process."""
     if sys.platform != "linux":
         return f"{sys.platform} has none"
-    with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
+    with scratch("sandbox") as folder:
         try:
             done = _launch(
                 ["/bin/sh", "-c", "test ! -e /.old"],
-                folder=Path(folder),
+                folder=folder,
                 paths={os.path.realpath(folder): True},
                 env={},
                 limits=Limits(seconds=60),

@@ -15,12 +15,12 @@ from tandem.build import (
     Builds,
     Recipe,
     TestReport,
-    clean_folder,
     locked_environment,
     read_recipe,
     run_tests,
 )
 from tandem.errors import BuildError
+from tandem.folders import clean_folder
 from tandem.oci.wheels import refuse_other_sources
 from tandem.storage import open_store
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from tiny import Tiny
 
-from tandem import housekeeping, steps
+from tandem import folders, housekeeping, steps
 
 OLD = time.time() - 10 * 24 * 3600
 
@@ -87,3 +89,45 @@ def test_the_mirror_is_packed_and_still_has_every_commit(tiny: Tiny) -> None:
     assert not left.exists()
     assert len(list((mirror / "objects" / "pack").glob("*.pack"))) == 1
     assert [commit.sha for commit in tiny.project.source.history()] == shas[::-1]
+
+
+def test_what_a_killed_process_was_filling_goes_and_a_living_ones_stays(tiny: Tiny) -> None:
+    state = tiny.project.state
+    names = (".partial-a", ".making-b", ".digits-000001.x.tmp")
+    old = [state / "models" / names[2], state / "layers" / names[0]]
+    old.append(state / "target" / "roots" / names[1])
+    new = state / "target" / "layers" / names[1]
+    for one in [*old, new]:
+        one.mkdir(parents=True)
+    for one in old:
+        os.utime(one, (OLD, OLD))
+    housekeeping.tidy(tiny.project)
+    assert [one.exists() for one in [*old, new]] == [False, False, False, True]
+
+
+def test_a_folder_of_work_that_was_killed_is_removed_by_the_next(tmp_path: Path) -> None:
+    program = "from tandem import folders; import sys, os; from pathlib import Path\n"
+    program += "with folders.scratch('trial') as f:\n print(f, flush=True); os.kill(os.getpid(), 9)"
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    left = Path(said.stdout.strip())
+    assert left.is_dir()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(folders.tempfile, "gettempdir", lambda: str(tmp_path))
+        with folders.scratch("trial") as mine, folders.scratch("trial") as other:
+            assert not left.exists()
+            assert mine.is_dir() and other.is_dir()
+        assert list((tmp_path / f"tandem-{os.getuid()}" / "trial").iterdir()) == []
+
+
+def test_a_temporary_folder_that_others_may_write_to_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / f"tandem-{os.getuid()}").mkdir(mode=0o777)
+    (tmp_path / f"tandem-{os.getuid()}").chmod(0o777)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(folders.tempfile, "gettempdir", lambda: str(tmp_path))
+        with folders.scratch("trial") as mine:
+            assert f"tandem-{os.getuid()}" not in mine.parts

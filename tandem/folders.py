@@ -1,0 +1,67 @@
+"""Folders for the length of one piece of work; what a killed one left is removed by the next."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def clean_folder(home: Path, purpose: str) -> Iterator[Path]:
+    """An empty folder of our own below `home`, removed afterwards; what a killed run left is
+    removed first.
+    """
+    home = home / purpose
+    home.mkdir(parents=True, exist_ok=True)
+    for old in [one for one in home.iterdir() if one.is_dir()]:
+        # The lock goes with its process, in whatever container; a process number says little.
+        with _lock(old) as free:
+            if free:
+                shutil.rmtree(old, ignore_errors=True)
+                _lock_file(old).unlink(missing_ok=True)
+    folder = home / f"{os.getpid()}-{secrets.token_hex(6)}"
+    with _lock(folder):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            _lock_file(folder).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """As `clean_folder`, where the system keeps what is temporary; nobody else's."""
+    home = Path(tempfile.gettempdir()).resolve() / f"tandem-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    stat = home.lstat()
+    if home.is_symlink() or stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+        # Somebody was here before us, and could change what is in it.
+        with tempfile.TemporaryDirectory(prefix=f"{purpose}-") as folder:
+            yield Path(folder)
+        return
+    with clean_folder(home, purpose) as folder:
+        yield folder
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder; whether it was free."""
+    handle = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)
