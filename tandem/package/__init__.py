@@ -1,8 +1,9 @@
 """The model package: a folder with a manifest, ONNX, skops and golden files; verified and opened.
 
-A package is untrusted input. `read` checks every name, size and sha256; `load_estimator` and
-`open_predictor` check the inside of the files before scikit-learn or onnxruntime see them. Nothing
-here ever unpickles.
+A package is untrusted input. `read` checks every name, size and sha256, and bounds what the
+manifest asks for; `Package.golden` has answers that agree with themselves; `load_estimator` and
+`open_predictor` check the inside of the files before scikit-learn or onnxruntime see them, and what
+was loaded before it is asked. Nothing here ever unpickles.
 
     manifest.json    what the model is, what made it, and the sha256 and size of every other file
     model.onnx       the fast path: there when conversion worked and its answers match the

@@ -284,6 +284,8 @@ def check_golden_agrees(manifest: Manifest, golden: Golden) -> None:
         if not all(map(math.isfinite, answer)):
             raise PackageError(f"{GOLDEN}: answer {number} is not finite")
     _check_tolerance(manifest, golden)
+    if classifies:
+        _check_probabilities(golden)
     # What the service would make of these answers; one target alone is a number there, not a list.
     answers = np.asarray(golden.answers, dtype=np.float64)
     told = predictions_of(manifest, answers if classifies or width > 1 else answers[:, 0])
@@ -302,6 +304,16 @@ def _check_tolerance(manifest: Manifest, golden: Golden) -> None:
             f"{GOLDEN}: tolerance {golden.tolerance:g}, want 0 to {allowed:g}: what is recorded is "
             "what the model answers"
         )
+
+
+def _check_probabilities(golden: Golden) -> None:
+    # As when they were written. A tolerance says something about probabilities alone.
+    for number, answer in enumerate(golden.answers):
+        if min(answer) < -1e-3 or abs(sum(answer) - 1) > 1e-2:
+            raise PackageError(
+                f"{GOLDEN}: answer {number} is no probabilities: they are below 0, or do not sum "
+                "to 1"
+            )
 
 
 def _contradiction(

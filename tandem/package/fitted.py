@@ -8,7 +8,7 @@ and of all types the parameters that open files, start processes or call what th
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ MAX_HASHED = 2**26
 """Columns that texts may be hashed into: the default is 2**20."""
 MAX_POLYNOMIAL = 10_000_000
 """Columns that polynomials may make."""
+
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 class _Unfit(Exception):
@@ -46,25 +48,24 @@ def _need(condition: Any, owner: Any, what: str) -> None:
 
 
 def _values(root: Any) -> Iterator[tuple[Any, str, Any]]:
-    """Every value with the estimator that holds it, and the name that it has there."""
+    """Every object with the estimator that holds it, and the name that it has there."""
     seen: set[int] = set()
     waiting: list[tuple[Any, str, Any]] = [(None, "", root)]
     while waiting:
         owner, key, value = waiting.pop()
-        if isinstance(value, str | bytes | int | float | None):
-            yield owner, key, value
-            continue
         yield owner, key, value
         if id(value) in seen:
             continue
         seen.add(id(value))
+        inside: Iterable[Any] = ()
         if isinstance(value, Mapping):
-            waiting.extend((owner, key, item) for item in (*value.keys(), *value.values()))
+            inside = (*value.keys(), *value.values())
         elif isinstance(value, np.ndarray):
-            if value.dtype.hasobject:
-                waiting.extend((owner, key, item) for item in value.ravel().tolist())
+            inside = value.ravel().tolist() if value.dtype.hasobject else ()
         elif isinstance(value, list | tuple | set | frozenset):
-            waiting.extend((owner, key, item) for item in value)
+            inside = value
+        # A vocabulary has millions of these.
+        waiting.extend((owner, key, item) for item in inside if type(item) not in _PLAIN)
         if type(value).__module__.startswith("sklearn.") and hasattr(value, "__dict__"):
             waiting.extend((value, name, item) for name, item in vars(value).items())
 

@@ -32,7 +32,7 @@ MAX_LABELS = 25_000
 MAX_GOLDEN_ROWS = 1_000
 """All are answered at each start and each release; 20 are written."""
 MAX_SIDE = 1_024
-"""A picture's strokes are drawn at eight times its size: 0.2 GB at 512, 0.6 GB at 1,024."""
+"""A picture's strokes are drawn at eight times its size: 0.2 GB at 512, 0.7 GB at 1,024."""
 MAX_TEXT = 1_000
 """Characters of a name, a label or a version; a survey's questions are columns too."""
 MAX_DESCRIPTION = 10_000

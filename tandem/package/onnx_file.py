@@ -204,7 +204,7 @@ class _Walk:
             holds = schema.get(field) if tag < 2**32 else None
             if holds is None:
                 raise PackageError(
-                    f"{self._name}: {kind} has a field {field}, which ONNX's schema does not"
+                    f"{self._name}: {kind} has a field {field}, which is not in ONNX's schema"
                 )
             repeated = holds.endswith("*")
             if not repeated:

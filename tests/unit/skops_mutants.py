@@ -89,7 +89,7 @@ def _node(schema: Any, draw: random.Random) -> None:
                 waiting.append(item)
             if isinstance(item, dict) and "__loader__" in item and key != "key_types":
                 holders.append((value, key))
-    kind = draw.randrange(6)
+    kind = draw.randrange(7)
     plain = [node for node in nodes if node["__loader__"] == "JsonNode"]
     files = [node for node in nodes if "file" in node]
     if kind <= 2 and plain:
@@ -111,6 +111,14 @@ def _node(schema: Any, draw: random.Random) -> None:
         inside, at = draw.choice(holders)
         if isinstance(inside, dict):
             del inside[at]
+    elif kind == 6:
+        # A node with another's id is that other one, whatever it holds.
+        one, other = draw.sample(nodes, 2)
+        if draw.random() < 0.5:
+            other = draw.choice([node for node in nodes if "__id__" in node])
+        one["__id__"] = other.setdefault("__id__", 10**6)
+        if draw.random() < 0.2:
+            one["__loader__"] = "CachedNode"
 
 
 def outcome(package: Any, data: bytes, path: Path) -> str:

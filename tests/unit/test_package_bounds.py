@@ -170,6 +170,15 @@ def test_a_tolerance_that_lets_wrong_answers_pass_is_not_believed(
         with_golden(made, lambda told: told.update(tolerance=tolerance)).golden()
 
 
+@pytest.mark.parametrize("factor", [0.001, 1000, -1])
+def test_golden_answers_that_are_no_probabilities_are_refused(made: Package, factor: float) -> None:
+    def change(told: dict[str, Any]) -> None:
+        told["answers"] = [[value * factor for value in row] for row in told["answers"]]
+
+    with pytest.raises(PackageError, match="answer 0 is no probabilities"):
+        with_golden(made, change).golden()
+
+
 @pytest.mark.parametrize("factor", [1.1e-3, 1.0, 1e9])
 def test_a_regressor_tolerance_is_bounded_by_its_answers(tmp_path: Path, factor: float) -> None:
     made = regression(tmp_path)
