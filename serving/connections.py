@@ -152,7 +152,9 @@ class Connections:
         bodies.pressed = len(late) > bodies.most
         waiting = [each for each in found if each.since and each.since < floor and not each.ended]
         waiting.sort(key=lambda each: each.since or 0.0)
-        slow = self._slow(waiting, [start for start in late if start < floor], found, now)
+        begun = sorted(start for start in late if start < floor)
+        going = sum(each.ended is not None and now - each.ended < 2 * TICK for each in found)
+        slow = self._slow(waiting, begun, going)
         ended = [each for each in slow if _too_slow(each, bodies.seconds, now)]
         ended += self._hidden(found, late, bodies, now)
         slow = [each for each in _without(slow, ended) if not _too_slow(each, bodies.seconds, now)]
@@ -170,20 +172,24 @@ class Connections:
         ended += fairly(_without(halves, ended), surplus - len(idle))
         return [*ended, *idle], len(idle)
 
-    def _slow(
-        self, waiting: list[Connection], begun: list[float], found: list[Connection], now: float
-    ) -> list[Connection]:
+    def _slow(self, waiting: list[Connection], begun: list[float], going: int) -> list[Connection]:
         """Those of the connections that wait for an answer whose request is not whole yet.
 
         `waiting` are those without one since before the oldest request at work began, oldest first;
         `begun` is when the bodies began to be read that were before it, too. A whole request may be
         among the former, while it waits for a thread. But requests get their threads in the order
         in which they came: so many as there are bodies being read, so many are older than that.
+        Bodies whose connection has just been ended (`going`) may not have noticed yet. What keeps
+        coming bit by bit is no whole request, however late it was first seen.
         """
         latest = max(begun, default=0.0) + self.slack
-        going = sum(each.ended is not None and now - each.ended < 2 * TICK for each in found)
-        older = [each for each in waiting if (each.since or 0.0) < latest]
-        return older[: max(0, len(begun) - going)]
+        growing = [
+            each
+            for each in waiting
+            if each.received > each.before and each.heard - (each.since or 0.0) > self.slack
+        ]
+        older = _without([each for each in waiting if (each.since or 0.0) < latest], growing)
+        return growing + older[: max(0, len(begun) - going - len(growing))]
 
     def _hidden(
         self, found: list[Connection], late: list[float], bodies: Bodies, now: float
