@@ -38,7 +38,7 @@ CROWDED, ROOMY = 0.9, 0.75
 """From this share of the connections that may be open on, some are ended, down to that share."""
 HALF = 1.0
 """Seconds after which a request that nobody works on is taken for half a one, where it is crowded:
-a whole one has been answered or refused by then."""
+a whole one has got a thread by then."""
 SPARE = 128
 """Open files that are no connections: pipes, libraries, the model."""
 REPORTED = 10.0
@@ -168,8 +168,9 @@ class Connections:
         idle = [each for each in idle if now - each.found > TICK]
         idle.sort(key=lambda each: max(each.heard, each.said))
         idle = fairly(_without(idle, ended), surplus)
-        halves = [each for each in waiting if now - max(each.found, each.since or now) > HALF]
-        ended += fairly(_without(halves, ended), surplus - len(idle))
+        if not bodies.pressed:  # else a whole one may have waited as long
+            halves = [each for each in waiting if now - max(each.found, each.since or now) > HALF]
+            ended += fairly(_without(halves, ended), surplus - len(idle))
         return [*ended, *idle], len(idle)
 
     def _slow(self, waiting: list[Connection], begun: list[float], going: int) -> list[Connection]:
