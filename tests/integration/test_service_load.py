@@ -292,6 +292,11 @@ def test_an_honest_client_is_answered_whatever_slow_senders_do(quick_model, numb
         assert running.ask("/readyz").status == 200
 
 
+def test_each_worker_ends_its_own_slow_senders(quick_model):
+    with started(quick_model, TANDEM_WORKERS="2") as running, slow_senders(running.port, 100):
+        assert [running.ask("/score", BODY).status for _ in range(40)] == [200] * 40
+
+
 @pytest.mark.parametrize("way", ["stall", "announce much"])
 def test_an_honest_client_is_answered_while_slow_senders_come_again_and_again(quick_model, way):
     with started(quick_model) as running, contextlib.ExitStack() as stack:
