@@ -195,18 +195,23 @@ class Connections:
     def _hidden(
         self, found: list[Connection], late: list[float], bodies: Bodies, now: float
     ) -> list[Connection]:
-        """The connections that seem idle, but have brought a second request with the first.
+        """The connections that seem idle, but whose request has been answered in part.
 
-        The first was answered, and the second has no sign of its own: it began then. Under pressure
-        a connection is closed with its next answer, so that there are no more of these.
+        By 100 Continue, which is sent when its body begins to be read. Or by the answer to another
+        request, together with which it was sent; under pressure a connection is closed with its
+        next answer, so that these do not become more.
         """
         idle = [each for each in found if each.since is None and each.received and not each.ended]
-        if bodies.pressed:
-            oldest = min(late) - self.slack
-            return [each for each in idle if oldest < each.said < self._pressed + self.slack]
-        # Those that are to be seen have been ended before this.
-        late = [start for start in late if now - start > bodies.seconds + 1]
-        return [each for each in idle if any(abs(each.said - start) < self.slack for start in late)]
+        oldest, newest = min(late, default=0.0) - self.slack, self._pressed + self.slack
+        if not bodies.pressed:
+            # Those that do not seem idle have been ended before this.
+            late = [start for start in late if now - start > bodies.seconds + 1]
+        return [
+            each
+            for each in idle
+            if any(abs(each.said - start) < self.slack for start in late)
+            or (bodies.pressed and oldest < each.said < newest)
+        ]
 
     def end(self, connection: Connection) -> None:
         """Let the server find this connection at its end."""

@@ -255,6 +255,7 @@ PARTS = {
     + b"Transfer-Encoding: chunked\r\n\r\n5\r\n"
     + BODY[:5]
     + b"\r\n",
+    "wait to be told to continue": HEAD[:-2] + b"Expect: 100-continue\r\n\r\n",
     "announce much": HEAD.split(b"Content-Length")[0] + b"Content-Length: 8000000\r\n\r\n{",
 }
 
