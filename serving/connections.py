@@ -38,7 +38,7 @@ CROWDED, ROOMY = 0.9, 0.75
 """From this share of the connections that may be open on, some are ended, down to that share."""
 HALF = 1.0
 """Seconds after which a request that nobody works on is taken for half a one, where it is crowded:
-a whole one has been answered or refused by then."""
+a whole one has got a thread by then."""
 SPARE = 128
 """Open files that are no connections: pipes, libraries, the model."""
 REPORTED = 10.0
@@ -152,7 +152,9 @@ class Connections:
         bodies.pressed = len(late) > bodies.most
         waiting = [each for each in found if each.since and each.since < floor and not each.ended]
         waiting.sort(key=lambda each: each.since or 0.0)
-        slow = self._slow(waiting, [start for start in late if start < floor], found, now)
+        begun = sorted(start for start in late if start < floor)
+        going = sum(each.ended is not None and now - each.ended < 2 * TICK for each in found)
+        slow = self._slow(waiting, begun, going)
         ended = [each for each in slow if _too_slow(each, bodies.seconds, now)]
         ended += self._hidden(found, late, bodies, now)
         slow = [each for each in _without(slow, ended) if not _too_slow(each, bodies.seconds, now)]
@@ -166,40 +168,50 @@ class Connections:
         idle = [each for each in idle if now - each.found > TICK]
         idle.sort(key=lambda each: max(each.heard, each.said))
         idle = fairly(_without(idle, ended), surplus)
-        halves = [each for each in waiting if now - max(each.found, each.since or now) > HALF]
-        ended += fairly(_without(halves, ended), surplus - len(idle))
+        if not bodies.pressed:  # else a whole one may have waited as long
+            halves = [each for each in waiting if now - max(each.found, each.since or now) > HALF]
+            ended += fairly(_without(halves, ended), surplus - len(idle))
         return [*ended, *idle], len(idle)
 
-    def _slow(
-        self, waiting: list[Connection], begun: list[float], found: list[Connection], now: float
-    ) -> list[Connection]:
+    def _slow(self, waiting: list[Connection], begun: list[float], going: int) -> list[Connection]:
         """Those of the connections that wait for an answer whose request is not whole yet.
 
         `waiting` are those without one since before the oldest request at work began, oldest first;
         `begun` is when the bodies began to be read that were before it, too. A whole request may be
         among the former, while it waits for a thread. But requests get their threads in the order
         in which they came: so many as there are bodies being read, so many are older than that.
+        Bodies whose connection has just been ended (`going`) may not have noticed yet. What keeps
+        coming bit by bit is no whole request, however late it was first seen.
         """
         latest = max(begun, default=0.0) + self.slack
-        going = sum(each.ended is not None and now - each.ended < 2 * TICK for each in found)
-        older = [each for each in waiting if (each.since or 0.0) < latest]
-        return older[: max(0, len(begun) - going)]
+        growing = [
+            each
+            for each in waiting
+            if each.received > each.before and each.heard - (each.since or 0.0) > self.slack
+        ]
+        older = _without([each for each in waiting if (each.since or 0.0) < latest], growing)
+        return growing + older[: max(0, len(begun) - going - len(growing))]
 
     def _hidden(
         self, found: list[Connection], late: list[float], bodies: Bodies, now: float
     ) -> list[Connection]:
-        """The connections that seem idle, but have brought a second request with the first.
+        """The connections that seem idle, but whose request has been answered in part.
 
-        The first was answered, and the second has no sign of its own: it began then. Under pressure
-        a connection is closed with its next answer, so that there are no more of these.
+        By 100 Continue, which is sent when its body begins to be read. Or by the answer to another
+        request, together with which it was sent; under pressure a connection is closed with its
+        next answer, so that these do not become more.
         """
         idle = [each for each in found if each.since is None and each.received and not each.ended]
-        if bodies.pressed:
-            oldest = min(late) - self.slack
-            return [each for each in idle if oldest < each.said < self._pressed + self.slack]
-        # Those that are to be seen have been ended before this.
-        late = [start for start in late if now - start > bodies.seconds + 1]
-        return [each for each in idle if any(abs(each.said - start) < self.slack for start in late)]
+        oldest, newest = min(late, default=0.0) - self.slack, self._pressed + self.slack
+        if not bodies.pressed:
+            # Those that do not seem idle have been ended before this.
+            late = [start for start in late if now - start > bodies.seconds + 1]
+        return [
+            each
+            for each in idle
+            if any(abs(each.said - start) < self.slack for start in late)
+            or (bodies.pressed and oldest < each.said < newest)
+        ]
 
     def end(self, connection: Connection) -> None:
         """Let the server find this connection at its end."""

@@ -255,6 +255,7 @@ PARTS = {
     + b"Transfer-Encoding: chunked\r\n\r\n5\r\n"
     + BODY[:5]
     + b"\r\n",
+    "wait to be told to continue": HEAD[:-2] + b"Expect: 100-continue\r\n\r\n",
     "announce much": HEAD.split(b"Content-Length")[0] + b"Content-Length: 8000000\r\n\r\n{",
 }
 
@@ -290,6 +291,11 @@ def test_an_honest_client_is_answered_whatever_slow_senders_do(quick_model, numb
         statuses = [running.ask("/score", BODY).status for _ in range(20)]
         assert statuses == [200] * 20
         assert running.ask("/readyz").status == 200
+
+
+def test_each_worker_ends_its_own_slow_senders(quick_model):
+    with started(quick_model, TANDEM_WORKERS="2") as running, slow_senders(running.port, 100):
+        assert [running.ask("/score", BODY).status for _ in range(40)] == [200] * 40
 
 
 @pytest.mark.parametrize("way", ["stall", "announce much"])
