@@ -66,12 +66,13 @@ def _end_dead_runs() -> None:
     from orchestration import recovery
     from orchestration.apps import APPS
     from orchestration.resources import Tandem
+    from tandem import steps
 
     with recovery.opened(dagster_home()) as instance:
         for ended in recovery.end_dead_runs(instance):
             click.echo(f"ended {ended}", err=True)
     for app in APPS:
-        for swept in Tandem().project(app).target.sweep():
+        for swept in steps.sweep(Tandem().project(app)):
             click.echo(swept, err=True)
 
 

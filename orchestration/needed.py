@@ -14,7 +14,7 @@ import msgspec
 from orchestration import keys, recovery
 from orchestration.apps import App
 from orchestration.sensors import report_news
-from tandem import housekeeping, pending, processes
+from tandem import housekeeping, pending, processes, steps
 from tandem.project import Project
 
 
@@ -56,8 +56,6 @@ def release_needed(
     def run(what: str, why: str) -> None:
         job = keys.job_name(app, what)
         recovery.wait_for_turn(instance, app, say)
-        for swept in project.target.sweep():
-            say(swept)
         say(f"{job}: {why}")
         ran.append(
             _run_job(
@@ -70,7 +68,7 @@ def release_needed(
 
     with recovery.only_release(instance, app, say):
         recovery.wait_for_turn(instance, app, say)
-        for swept in project.target.sweep():
+        for swept in steps.sweep(project):
             say(swept)
         report_news(instance, app, project)
         if project.models.latest() is None:
@@ -107,7 +105,7 @@ def _run_job(
         )
     error = _first_error(instance, result)
     stats = instance.get_run_step_stats(result.run_id)
-    steps = {
+    took = {
         one.step_key.partition("__")[2] or one.step_key: round(one.end_time - one.start_time, 2)
         for one in sorted(stats, key=lambda one: one.start_time or 0)
         if one.start_time and one.end_time
@@ -118,7 +116,7 @@ def _run_job(
         # A red commit or a refused model is a result of its run; who asked for a release is told.
         success=not error,
         seconds=round(time.monotonic() - started, 2),
-        steps=steps,
+        steps=took,
         error=error,
     )
 

@@ -51,7 +51,7 @@ from tandem.release import (
 )
 from tandem.repository import Version
 from tandem.source import Commit
-from tandem.targets import DeployRequest, Live, run_once
+from tandem.targets import DeployRequest, Live, run_once, sweep_once
 
 if TYPE_CHECKING:
     from tandem.oci.attest import Facts
@@ -827,6 +827,21 @@ def prune(project: Project, *, dry_run: bool = False) -> CleanUp:
         models=models.versions,
         dry_run=dry_run,
     )
+
+
+def sweep(project: Project) -> list[str]:
+    """Clean up what a killed deploy or check left running; what was done, a line each."""
+    done = []
+    for ask_one in (
+        project.target.sweep,
+        lambda: sweep_once(state=project.state / "target", engine=_engine(project)),
+    ):
+        try:
+            done += ask_one()
+        except TargetError as problem:
+            # Whoever needs that engine or cluster is told; others can go on.
+            log.info("nothing was cleaned up: %s", problem)
+    return done
 
 
 # --- shared
