@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from orchestration import keys
+from orchestration import keys, pages
 from orchestration.apps import App
 from orchestration.assets.model import report_judged
 from orchestration.resources import Tandem
@@ -50,7 +50,8 @@ def _model_checks(app: App) -> dg.AssetChecksDefinition:
         if not judged:
             report_judged(context.instance, app, project)
         for proof in proofs:
-            yield check_result(app, "model", proof)
+            more = pages.of_judging(project) if proof.name == "good_enough" else {}
+            yield check_result(app, "model", proof, more)
 
     return model_checks
 

@@ -150,6 +150,13 @@ def of_version(version: Version, project: Project, measured: Measured | None = N
     return page | (_measured(measured, verdict) if measured else {})
 
 
+def of_judging(project: Project) -> Page:
+    """What the judging of the newest version measured."""
+    version = project.models.latest()
+    verdict = gates.verdict(project.models, version.number) if version else None
+    return _measured(verdict.measured, verdict) if verdict and verdict.measured else {}
+
+
 def _measured(measured: Measured, verdict: Verdict | None) -> Page:
     page: Page = {}
     if measured.metrics:

@@ -1,5 +1,8 @@
 """How a verdict of the core is told to Dagster: as a check's result, and as a tag of the run."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from orchestration import keys
@@ -7,25 +10,36 @@ from orchestration.apps import App
 from tandem.release import Proof
 
 
-def check_result(app: App, asset: str, proof: Proof) -> dg.AssetCheckResult:
-    """A proof as the result of the asset's check of that name."""
+def check_result(
+    app: App, asset: str, proof: Proof, more: Mapping[str, Any] | None = None
+) -> dg.AssetCheckResult:
+    """A proof as the result of the asset's check of that name, with `more` to show of it."""
     return dg.AssetCheckResult(
         asset_key=keys.key(app, asset),
         check_name=proof.name,
         passed=proof.passed,
         severity=dg.AssetCheckSeverity.ERROR,
         description=proof.summary,
-        metadata={"summary": proof.summary},
+        metadata={"summary": proof.summary, **(more or {})},
     )
 
 
-def evaluation(app: App, asset: str, proof: Proof, *, blocking: bool) -> dg.AssetCheckEvaluation:
+def evaluation(
+    app: App,
+    asset: str,
+    proof: Proof,
+    *,
+    blocking: bool,
+    more: Mapping[str, Any] | None = None,
+) -> dg.AssetCheckEvaluation:
     """What is reported of a check that no run has made."""
     return dg.AssetCheckEvaluation(
         asset_key=keys.key(app, asset),
         check_name=proof.name,
         passed=proof.passed,
-        metadata={"summary": proof.summary},
+        metadata=dg.AssetMaterialization(
+            "m", metadata={"summary": proof.summary, **(more or {})}
+        ).metadata,
         description=proof.summary,
         blocking=blocking,
     )

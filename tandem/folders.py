@@ -19,12 +19,7 @@ def clean_folder(home: Path, purpose: str) -> Iterator[Path]:
     """
     home = home / purpose
     home.mkdir(parents=True, exist_ok=True)
-    for old in [one for one in home.iterdir() if one.is_dir()]:
-        # The lock goes with its process, in whatever container; a process number says little.
-        with _lock(old) as free:
-            if free:
-                shutil.rmtree(old, ignore_errors=True)
-                _lock_file(old).unlink(missing_ok=True)
+    _remove_dead(home)
     folder = home / f"{os.getpid()}-{secrets.token_hex(6)}"
     with _lock(folder):
         folder.mkdir(mode=0o700)
@@ -38,16 +33,41 @@ def clean_folder(home: Path, purpose: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
     """As `clean_folder`, where the system keeps what is temporary; nobody else's."""
-    home = Path(tempfile.gettempdir()).resolve() / f"tandem-{os.getuid()}"
+    home = _temporary()
     home.mkdir(mode=0o700, exist_ok=True)
-    stat = home.lstat()
-    if home.is_symlink() or stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+    if not _is_ours(home):
         # Somebody was here before us, and could change what is in it.
         with tempfile.TemporaryDirectory(prefix=f"{purpose}-") as folder:
             yield Path(folder)
         return
     with clean_folder(home, purpose) as folder:
         yield folder
+
+
+def sweep_scratch() -> None:
+    """Remove what killed processes left of `scratch`, for whatever purpose it was."""
+    home = _temporary()
+    if home.is_dir() and _is_ours(home):
+        for purpose in home.iterdir():
+            _remove_dead(purpose)
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()).resolve() / f"tandem-{os.getuid()}"
+
+
+def _is_ours(home: Path) -> bool:
+    stat = home.lstat()
+    return not home.is_symlink() and stat.st_uid == os.getuid() and not stat.st_mode & 0o077
+
+
+def _remove_dead(home: Path) -> None:
+    for old in [one for one in home.iterdir() if one.is_dir()]:
+        # The lock goes with its process, in whatever container; a process number says little.
+        with _lock(old) as free:
+            if free:
+                shutil.rmtree(old, ignore_errors=True)
+                _lock_file(old).unlink(missing_ok=True)
 
 
 def _lock_file(folder: Path) -> Path:

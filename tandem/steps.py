@@ -34,7 +34,7 @@ from tandem.errors import (
     TandemError,
     TargetError,
 )
-from tandem.folders import clean_folder
+from tandem.folders import clean_folder, sweep_scratch
 from tandem.interface import Takes
 from tandem.oci import Layer, Transfer
 from tandem.package import Package, locked_versions
@@ -831,6 +831,7 @@ def prune(project: Project, *, dry_run: bool = False) -> CleanUp:
 
 def sweep(project: Project) -> list[str]:
     """Clean up what a killed deploy or check left running; what was done, a line each."""
+    sweep_scratch()
     done = []
     for ask_one in (
         project.target.sweep,

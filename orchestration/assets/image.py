@@ -82,6 +82,9 @@ def judge(context: dg.AssetExecutionContext, app: App, project: Project) -> None
     proofs = steps.judge_newest_model(project)
     report_judged(context.instance, app, project)
     for proof in proofs:
-        context.instance.report_runless_asset_event(evaluation(app, "model", proof, blocking=False))
+        more = pages.of_judging(project) if proof.name == "good_enough" else {}
+        context.instance.report_runless_asset_event(
+            evaluation(app, "model", proof, blocking=False, more=more)
+        )
     if refused := [proof.summary for proof in proofs if not proof.passed]:
         tell_outcome(context, f"model refused: {'; '.join(refused)}")

@@ -67,7 +67,13 @@ def made_here(version: Version) -> bool:
 
 
 def report_judged(instance: dg.DagsterInstance, app: App, project: Project) -> None:
-    """Report the newest version again once it was judged: its page lacked what that measured."""
+    """Observe the newest version once it was judged, with what that measured; it is no new one."""
     version = project.models.latest()
     if version and not made_here(version):
-        instance.report_runless_asset_event(model_event(app, version, project))
+        instance.report_runless_asset_event(
+            dg.AssetObservation(
+                keys.key(app, "model"),
+                metadata=pages.of_version(version, project),
+                tags={"dagster/data_version": version.digest},
+            )
+        )

@@ -36,7 +36,16 @@ def test_a_model_from_elsewhere_is_shown_with_what_its_judging_measured(way, job
     report_news(way.instance, way.tiny.app, way.tiny.project)
     assert "confusion_matrix" not in page_of(way, "model"), "not judged yet"
     assert way.run(job).success
-    page = page_of(way, "model")
+    model = dg.AssetKey(["tiny", "model"])
+    reported = way.instance.fetch_materializations(model, limit=10).records
+    assert len(reported) == 1, "one version is one materialization"
+    check = way.instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(model, "good_enough"), limit=1
+    )[0]
+    shown = check.event.dagster_event.asset_check_evaluation_data.metadata
+    assert min(drawn(shown["confusion_matrix"]).size) > 300
+    observed = way.instance.fetch_observations(model, limit=10).records
+    page = dict(observed[0].asset_observation.metadata)
     assert page["version"].value == version.number
     for name in ("confusion_matrix", "calibration"):
         assert min(drawn(page[name]).size) > 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -30,6 +31,8 @@ class Release:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder.with_name("release.log")
+        self.temporary = folder.with_name("temporary")
+        self.temporary.mkdir()
         self.port = free_port()
         self.tiny = Tiny(folder, TANDEM_TARGET=f"process:{self.port}")
         self.sha = self.tiny.commit("hello")
@@ -42,6 +45,7 @@ class Release:
                 [sys.executable, "-u", str(SCRIPT), str(self.folder), str(self.port)],
                 env={
                     **os.environ,
+                    "TMPDIR": str(self.temporary),
                     "PYTHONPATH": f"{SCRIPT.parent.parent}{os.pathsep}{SCRIPT.parent}",
                 },
                 stdout=log,
@@ -80,6 +84,11 @@ class Release:
             assert instance.get_runs(dg.RunsFilter(statuses=on)) == []
             assert not instance.event_log_storage.get_concurrency_keys()
         assert len(self.services()) == 1, "one instance serves, and none was left half-started"
+        left = [path for path in self.temporary.rglob("*") if path.is_file()]
+        assert left == [], "no temporary file stays"
+        unfinished = [*self.folder.rglob(".partial-*"), *self.folder.rglob(".making-*")]
+        assert len(unfinished) <= 2, "what was half-made goes with the daily tidying"
+        assert self.listening() == {self.port}, "no other port is held"
         assert self.followers() == [], "nobody follows the output of a run that has ended"
 
     def followers(self) -> list[list[str]]:
@@ -90,6 +99,18 @@ class Release:
             for command in commands
             if command[:1] == ["tail"] and command[-1].startswith(str(self.folder))
         ]
+
+    def listening(self) -> set[int]:
+        """The ports that processes of this app listen on, but the private one of its service."""
+        private = {process.pid for process in self.services()}
+        found = set()
+        for process in psutil.process_iter(["cmdline"]):
+            words = " ".join(process.info["cmdline"] or [])
+            if str(self.folder) in words and process.pid not in private:
+                with contextlib.suppress(psutil.Error):
+                    listens = process.net_connections("tcp")
+                    found |= {one.laddr.port for one in listens if one.status == "LISTEN"}
+        return found
 
     def services(self) -> list[psutil.Process]:
         """The processes of the app's service that run."""
