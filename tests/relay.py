@@ -15,6 +15,8 @@ class Relay:
         self._upstream = (host, int(port))
         self._open: list[socket.socket] = []
         self._listener: socket.socket | None = None
+        self._lose = b""
+        self.lost = 0
         self.port = 0
         self.join()
 
@@ -38,6 +40,10 @@ class Relay:
             one.close()
         self._open.clear()
 
+    def lose_answer(self, words: bytes) -> None:
+        """Let the server have the next request with these words, and keep its answer."""
+        self._lose = words
+
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -51,12 +57,22 @@ class Relay:
                 continue
             server.settimeout(None)
             self._open += [client, server]
+            lose = threading.Event()
             for one, other in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+                argv = (one, other, lose, one is client)
+                threading.Thread(target=self._pass_on, args=argv, daemon=True).start()
 
-    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+    def _pass_on(
+        self, one: socket.socket, other: socket.socket, lose: threading.Event, asked: bool
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := one.recv(65536):
+                if asked and self._lose and self._lose in data:
+                    self._lose = b""
+                    lose.set()
+                elif not asked and lose.is_set():
+                    self.lost += 1
+                    break
                 other.sendall(data)
         for end in (one, other):
             with contextlib.suppress(OSError):

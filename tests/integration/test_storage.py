@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from relay import Relay
+from services import require
 from stores import azurite_store, emptied, moto
 
 from tandem.errors import Conflict, NotFound, StorageError
+from tandem.release import AppRef, ImageRecord, Ledger, ModelRef, now
 from tandem.storage import Store, open_store, transfer
 
 BUCKET = "tandem-tests"
@@ -249,3 +253,53 @@ def test_the_url_of_a_store_opens_it_again(store: Store) -> None:
     again = open_store(store.url)
     assert again.url == store.url
     assert again.read("x") == store.read("x")
+
+
+@pytest.mark.parametrize("kind", ["azure", "s3"])
+def test_a_record_whose_answer_was_lost_is_there_once_and_is_known_as_ones_own(
+    kind: str, moto_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "azure":
+        require("azurite")
+        connection = os.environ["AZURE_STORAGE_CONNECTION_STRING"]
+        endpoint = re.search(r"BlobEndpoint=http://([^/;]+)", connection)[1]
+        relay = Relay(endpoint)
+        monkeypatch.setenv(
+            "AZURE_STORAGE_CONNECTION_STRING", connection.replace(endpoint, relay.host)
+        )
+        store = azurite_store()
+    else:
+        relay = Relay(moto_address.removeprefix("http://"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{relay.host}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        store = open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    try:
+        ledger = Ledger(store, "shop")
+        for wanted in (1, 2):
+            relay.lose_answer(f"images/{wanted:06}.json HTTP/1.1".encode())
+            made = ledger.images.append(image_record)
+            assert made.number == wanted
+        assert relay.lost == 2
+        assert [record.number for record in ledger.images.all()] == [2, 1]
+    finally:
+        emptied(store)
+        relay.cut()
+
+
+def image_record(number: int) -> ImageRecord:
+    return ImageRecord(
+        number=number,
+        digest=f"sha256:{number}",
+        reference="",
+        app=AppRef("shop", "a", "tree", "a subject"),
+        model=ModelRef("shop", 1, "model", {}),
+        tests="1 test passed",
+        good=True,
+        proofs=[],
+        created=now(),
+    )
