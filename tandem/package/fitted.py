@@ -327,8 +327,9 @@ def _check_neighbors(owner: Any) -> None:
         _need(said is None or isinstance(said, str), owner, f"{name} is called; want its name")
     for name in ("metric_params", "effective_metric_params_"):
         for key, value in (vars(owner).get(name) or {}).items():
-            sides = set(np.shape(value)) <= {width}
-            _need(sides, owner, f"{name}: {key} is not of {width} columns")
+            # scipy looks at the shape of all but the inverse of a covariance.
+            shapes = ((width, width),) if key == "VI" else ((), (width,))
+            _need(np.shape(value) in shapes, owner, f"{name}: {key} is not of {width} columns")
     labels = vars(owner).get("_y")
     if labels is not None:
         _need(type(labels) is np.ndarray and labels.dtype.kind in "fiub", owner, "_y is no array")
@@ -347,6 +348,14 @@ def _check_classes(owner: Any, labels: Any) -> None:
     for column, known in zip(columns, classes, strict=True):
         fits = np.ndim(known) == 1 and np.all((column >= 0) & (column < len(known)))
         _need(fits, owner, "_y points outside of its classes")
+
+
+def _check_covariance(owner: Any) -> None:
+    width = _width(owner)
+    _check_array(owner, "location_", (width,))
+    for name in ("covariance_", "precision_"):
+        if vars(owner).get(name) is not None:
+            _check_array(owner, name, (width, width))
 
 
 def _check_centers(owner: Any) -> None:
@@ -426,7 +435,7 @@ def _check_polynomial(owner: Any) -> None:
     _need(fits, owner, f"says {owner.n_output_features_} columns and makes {made}")
 
 
-# Other types compute with numpy and scipy, which look at what they are given; fuzzing says so too
+# Other types compute with numpy and scipy, which look at what they are given: so says fuzzing
 # (tests/unit/skops_mutants.py).
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "BaseDecisionTree": _check_tree,
@@ -436,6 +445,7 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "BaseHistGradientBoosting": _check_histogram_boosting,
     "BaseLibSVM": _check_libsvm,
     "NeighborsBase": _check_neighbors,
+    "EmpiricalCovariance": _check_covariance,
     "_BaseKMeans": _check_centers,
     "OneHotEncoder": _check_one_hot,
     "CountVectorizer": _check_vocabulary,

@@ -111,11 +111,11 @@ def _node(schema: Any, draw: random.Random) -> None:
         inside, at = draw.choice(holders)
         if isinstance(inside, dict):
             del inside[at]
-    elif kind == 6:
+    elif kind == 6 and len(nodes) > 1:
         # A node with another's id is that other one, whatever it holds.
         one, other = draw.sample(nodes, 2)
         if draw.random() < 0.5:
-            other = draw.choice([node for node in nodes if "__id__" in node])
+            other = draw.choice([node for node in nodes if "__id__" in node] or nodes)
         one["__id__"] = other.setdefault("__id__", 10**6)
         if draw.random() < 0.2:
             one["__loader__"] = "CachedNode"

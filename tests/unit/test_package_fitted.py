@@ -225,6 +225,12 @@ def neighbors() -> Any:
     return KNeighborsClassifier(algorithm="brute").fit(X, THREE)
 
 
+def envelope() -> Any:
+    from sklearn.covariance import EllipticEnvelope
+
+    return EllipticEnvelope(random_state=0).fit(X)
+
+
 def forest() -> Any:
     from sklearn.ensemble import RandomForestClassifier
 
@@ -349,6 +355,10 @@ IMPOSSIBLE: list[tuple[Callable[[], Any], Callable[[Any], Any], str]] = [
     (neighbors, put("n_samples_fit_", lambda a: 10**6), "holds 60 rows"),
     (neighbors, put("n_neighbors", lambda a: 10**6), "n_neighbors=1000000"),
     (neighbors, put("metric_params", lambda a: {"w": np.ones(2)}), "w is not of 4 columns"),
+    (neighbors, put("metric_params", lambda a: {"VI": np.ones(4)}), "VI is not of 4 columns"),
+    (envelope, put("precision_", lambda a: a[0].copy()), "precision_ has shape"),
+    (envelope, put("precision_", lambda a: a[:, :0].copy()), "precision_ has shape"),
+    (envelope, put("covariance_", lambda a: a[:1].copy()), "covariance_ has shape"),
     (forest, other_width, "a tree of 200 features, not 4"),
     (forest, put("n_features_in_", lambda a: 9), "a tree of 4 features, not 9"),
     (boosting, other_width, "a tree of 200 features, not 4"),
