@@ -171,6 +171,7 @@ def _new_model(figures: Figures, space: str) -> None:
             for name, took in _steps(said).items():
                 steps.setdefault(name, []).append(took)
         _under_load(figures, project, home)
+        _nothing_changed(figures, project)
         for name, values in steps.items():
             figures.add(f"new model: {name}", statistics.median(values), "s")
         rest = statistics.median(totals) - sum(map(statistics.median, steps.values()))
@@ -199,6 +200,39 @@ def _under_load(figures: Figures, project: Any, home: Path) -> None:
     print(*wrk.failures, sep="\n")
     figures.add("asked meanwhile by 64 connections: POST /score", wrk.requests, "requests")
     figures.add("of these without an answer", len(wrk.failures), "kinds", "<= 0")
+
+
+def _nothing_changed(figures: Figures, project: Any) -> None:
+    """The whole job where there is nothing to do: what it asks of cluster, registry and store."""
+    import dagster as dg
+
+    from orchestration import recovery
+    from orchestration.apps import APPS
+    from orchestration.definitions import build_defs
+    from orchestration.needed import release_needed
+    from tandem.oci.remote import RemoteRegistry
+    from tandem.project import Project
+
+    asked = {"registry": 0, "store": 0}
+
+    def counted(kind: str, call: Any) -> Any:
+        def counting(*arguments: Any, **named: Any) -> Any:
+            asked[kind] += 1
+            return call(*arguments, **named)
+
+        return counting
+
+    RemoteRegistry._send = counted("registry", RemoteRegistry._send)  # type: ignore[method-assign]
+    mine = Project(project.app, project.settings, project.gate)
+    for name in ("read", "head", "get", "put", "list", "delete"):
+        setattr(mine.store, name, counted("store", getattr(mine.store, name)))
+    with recovery.opened(Path(os.environ["DAGSTER_HOME"])) as instance:
+        assert isinstance(instance, dg.DagsterInstance)
+        outcome = release_needed(build_defs(), APPS[0], mine, instance)
+    assert not outcome.jobs, outcome
+    figures.add("nothing changed, the whole job: API", mine.target.api.requests, "requests")
+    for kind, count in asked.items():
+        figures.add(f"nothing changed, the whole job: {kind}", count, "requests")
 
 
 def _steps(said: str) -> dict[str, float]:
