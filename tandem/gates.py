@@ -274,19 +274,23 @@ def overrule(repository: Repository, number: int, *, by: str, reason: str) -> Ve
 
 
 def newest_accepted(
-    repository: Repository, rule: Rule, judge_missing: Callable[[int], Verdict] | None = None
+    repository: Repository,
+    rule: Rule,
+    judge_missing: Callable[[int], Verdict] | None = None,
+    *,
+    unjudged: bool = False,
 ) -> tuple[Version | None, list[tuple[int, str]]]:
     """The newest accepted version, and the newer ones that are not, each with the reason.
 
-    `judge_missing` is asked for a verdict where none stands; without it such a version is passed
-    over.
+    `judge_missing` is asked for a verdict where none stands; without it such a version counts as
+    accepted with `unjudged`, and is passed over else.
     """
     passed_over: list[tuple[int, str]] = []
     for version in repository.versions():
         found = standing_verdict(repository, version, rule)
         if found is None and judge_missing is not None:
             found = judge_missing(version.number)
-        if found is not None and found.accepted:
+        if found.accepted if found is not None else unjudged:
             return version, passed_over
         passed_over.append((version.number, found.reason if found else "not judged yet"))
     return None, passed_over

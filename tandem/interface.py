@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -45,7 +46,7 @@ def _task(manifest: Manifest, live: Manifest | None, said: str | None) -> str:
     wanted = said or (live.task if live else manifest.task)
     if manifest.task == wanted:
         return ""
-    return f"it does {manifest.task}, {_who(said)[:-5]}does {wanted}"
+    return f"it does {manifest.task}, {_who(said)} does {wanted}"
 
 
 def _image(manifest: Manifest, live: Manifest | None, said: tuple[int, int] | None) -> str:
@@ -58,7 +59,7 @@ def _image(manifest: Manifest, live: Manifest | None, said: tuple[int, int] | No
         wanted = said
     if ours == wanted:
         return ""
-    return f"it takes {_picture(ours)}, {_who(said)} {_picture(wanted)}"
+    return f"it takes {_picture(ours)}, {_who(said)} takes {_picture(wanted)}"
 
 
 def _picture(size: tuple[int, int] | None) -> str:
@@ -70,20 +71,19 @@ def _features(
 ) -> str:
     ours = _named(manifest.features)
     if isinstance(said, int):
-        numbers = sum(_size(feature) for feature in manifest.features)
+        numbers = sum(math.prod(feature.shape) for feature in manifest.features)
         plain = all(feature.dtype not in _KINDS for feature in manifest.features)
         if numbers == said and plain:
             return ""
-        return f"it takes {_told(ours)}, {_who(said)} {said} numbers"
-    told = said if said is not None else _named(live.features) if live else ours
-    wanted = dict(told)
+        return f"it takes {_told(ours)}, {_who(said)} takes {said} numbers"
+    wanted = dict(said) if said is not None else _named(live.features) if live else ours
     if list(ours.items()) == list(wanted.items()):
         return ""
     if manifest.layout == "table" and ours == wanted:
         return ""  # columns are asked for by name
     if ours == wanted:
-        return f"it takes {_told(ours)} in another order than {_who(said)} {_told(wanted)}"
-    return f"it takes {_told(ours)}, {_who(said)} {_told(wanted)}"
+        return f"it takes {_told(ours)} in another order than {_who(said)} takes {_told(wanted)}"
+    return f"it takes {_told(ours)}, {_who(said)} takes {_told(wanted)}"
 
 
 def _named(features: Sequence[Feature]) -> dict[str, str]:
@@ -93,13 +93,6 @@ def _named(features: Sequence[Feature]) -> dict[str, str]:
 def _kind(feature: Feature) -> str:
     kind = _KINDS.get(feature.dtype, "number")
     return f"{kind} {'x'.join(map(str, feature.shape))}" if feature.shape else kind
-
-
-def _size(feature: Feature) -> int:
-    count = 1
-    for side in feature.shape:
-        count *= side
-    return count
 
 
 def _told(features: Mapping[str, str]) -> str:
@@ -128,4 +121,4 @@ def _list(labels: Sequence[str]) -> str:
 
 
 def _who(said: object) -> str:
-    return "the commit takes" if said is not None else "what is live takes"
+    return "the commit" if said is not None else "what is live"

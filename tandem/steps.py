@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 import sys
@@ -384,7 +385,13 @@ def find_pair(project: Project, *, judge: bool) -> Pair:
         if build.recipe.model in tried:
             continue  # a model for it was looked for already
         tried.append(build.recipe.model)
-        version, refused = _newest_model(project, build, judge=judge)
+        by = rule(project, build)
+        version, refused = gates.newest_accepted(
+            project.models,
+            by,
+            judge_missing=functools.partial(_judge, project, by=by) if judge else None,
+            unjudged=True,
+        )
         over = [PassedOver("model", f"v{number}", reason) for number, reason in refused]
         if version is not None:
             return Pair(build=build, version=version, passed_over=[*passed_over, *waiting, *over])
@@ -398,23 +405,6 @@ def find_pair(project: Project, *, judge: bool) -> Pair:
         reason = passed_over[0].reason if passed_over else "none was built yet"
         raise NothingToPack(f"no commit of {project.source.branch} passed its tests: {reason}")
     raise NothingToPack(f"no version of model {project.app} was accepted: {first}")
-
-
-def _newest_model(
-    project: Project, build: AppBuild, *, judge: bool
-) -> tuple[Version | None, list[tuple[int, str]]]:
-    by = rule(project, build)
-    if judge:
-        return gates.newest_accepted(
-            project.models, by, judge_missing=lambda number: _judge(project, number, by)
-        )
-    refused: list[tuple[int, str]] = []
-    for version in project.models.versions():
-        found = gates.standing_verdict(project.models, version, by)
-        if found is None or found.accepted:
-            return version, refused
-        refused.append((version.number, found.reason))
-    return None, refused
 
 
 def pack(project: Project, *, run_id: str = "") -> Packed:
@@ -675,12 +665,17 @@ def _sign(project: Project, image: ImageRecord) -> None:
     build = project.builds.of(image.app.tree)
     if build is None or build.image is None:
         return
-    build = msgspec.structs.replace(build, commit=image.app.commit)
+    facts = _facts(
+        project,
+        msgspec.structs.replace(build, commit=image.app.commit),
+        image.model,
+        image.run_id,
+    )
     attest(
         project.registry,
         pull(project.registry, image.digest),
-        _facts(project, build, image.model, image.run_id),
-        app_image=build.image or "",
+        facts,
+        app_image=build.image,
         signer=signing_key(),
     )
     log.info("signed what is known of %s", image.digest[:19])
