@@ -1,5 +1,5 @@
 # The app image by a Docker engine (BuildKit): the same command, user, paths and labels as
-# tandem/oci/assemble.py gives without one. The model is put on later, as one more layer.
+# tandem/oci/app_image/assemble.py gives without one. The model is put on later, as one more layer.
 ARG BASE_IMAGE=python:3.11-slim
 
 # The lock file, to be mounted: a copy that is removed again would leave a deletion in the image.
@@ -27,7 +27,9 @@ RUN --mount=type=bind,from=lock,source=/lock.txt,target=/tmp/lock.txt \
 # The application: what [tool.tandem.app] in pyproject.toml names as its paths.
 COPY serving /app/serving
 COPY tandem/__init__.py tandem/errors.py /app/tandem/
-COPY tandem/package /app/tandem/package
+COPY tandem/serving /app/tandem/serving
+COPY tandem/model/__init__.py /app/tandem/model/
+COPY tandem/model/package /app/tandem/model/package
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app/serving /app/tandem
 
 ARG APP=digits

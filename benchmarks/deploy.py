@@ -59,10 +59,11 @@ def kubectl(*words: str, given: str | None = None) -> str:
 
 def _against_kubectl(figures: Figures, by_hand: str, ours: str) -> None:
     """The same images, in turn, in two namespaces, each once the other has come to rest."""
-    import cluster_image
+    from support import cluster_image
 
-    from tandem.targets import DeployRequest, manifests
-    from tandem.targets.kubernetes import kubernetes_target
+    from tandem.targets import DeployRequest
+    from tandem.targets.kubernetes import manifests
+    from tandem.targets.kubernetes.target import kubernetes_target
 
     settings = manifests.KubernetesSettings(replicas=2, cpu="10m", drain_seconds=1)
     repository = os.environ["TANDEM_REGISTRY"].partition("/")[2]
@@ -158,7 +159,7 @@ def _new_model(figures: Figures, space: str) -> None:
 
         from orchestration.apps import APPS
         from tandem import settings
-        from tandem.project import Project
+        from tandem.release.project import Project
 
         project = Project(APPS[0].name, settings.load(), APPS[0].gate)
         totals: list[float] = []
@@ -183,8 +184,8 @@ def _new_model(figures: Figures, space: str) -> None:
 
 def _under_load(figures: Figures, project: Any, home: Path) -> None:
     """One more model goes live while 64 connections ask the real service for scores."""
-    from load import Astray, Wrk
     from release import _publish_another
+    from support.load import Astray, Wrk
 
     script = home / "score.lua"
     body = json.dumps({"rows": [[0.0] * 64]})
@@ -206,12 +207,12 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
     """The whole job where there is nothing to do: what it asks of cluster, registry and store."""
     import dagster as dg
 
-    from orchestration import recovery
     from orchestration.apps import APPS
     from orchestration.definitions import build_defs
-    from orchestration.needed import release_needed
+    from tandem.dagster import recovery
+    from tandem.dagster.release_command import release_needed
     from tandem.oci.remote import RemoteRegistry
-    from tandem.project import Project
+    from tandem.release.project import Project
 
     asked = {"registry": 0, "store": 0}
 

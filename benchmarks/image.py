@@ -23,20 +23,27 @@ from measure import Figures, in_turn, seconds
 REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
-from faulty_proxy import Proxy  # noqa: E402
+from support.faulty_proxy import Proxy  # noqa: E402
 
 from tandem.oci import Registry  # noqa: E402
-from tandem.oci.assemble import build_app_image  # noqa: E402
+from tandem.oci.app_image.assemble import build_app_image  # noqa: E402
+from tandem.oci.app_image.docker_build import build_with_docker, engine_problem  # noqa: E402
+from tandem.oci.app_image.wheels import Component  # noqa: E402
 from tandem.oci.attest import Facts, attach_materials, attest  # noqa: E402
-from tandem.oci.docker_build import build_with_docker, engine_problem  # noqa: E402
 from tandem.oci.image import Image, compose, push, push_on_top  # noqa: E402
 from tandem.oci.layer import data_entry, make_layer, model_layer  # noqa: E402
 from tandem.oci.login import Credentials  # noqa: E402
 from tandem.oci.remote import RemoteRegistry  # noqa: E402
-from tandem.oci.wheels import Component  # noqa: E402
 
 MODEL = 5_900_000
-PATHS = ("serving", "tandem/__init__.py", "tandem/errors.py", "tandem/package")
+PATHS = (
+    "serving",
+    "tandem/__init__.py",
+    "tandem/errors.py",
+    "tandem/serving",
+    "tandem/model/__init__.py",
+    "tandem/model/package",
+)
 LOCK = "requirements/serving.txt"
 VARIATIONS = 100
 LARGE = 1 << 30
@@ -221,7 +228,7 @@ from pathlib import Path
 number = int(sys.argv[1])
 os.umask([0o022, 0o077, 0o002, 0o027][number % 4])
 sys.path.insert(0, sys.argv[2])
-from tandem.oci.assemble import application_layer, image_settings
+from tandem.oci.app_image.assemble import application_layer, image_settings
 from tandem.oci.image import Platform, compose
 from tandem.oci.layer import model_layer
 source, out = Path(sys.argv[3]), Path(sys.argv[4])
@@ -231,7 +238,10 @@ for path in files:
     (out / path).parent.mkdir(parents=True, exist_ok=True)
     (out / path).write_bytes((source / path).read_bytes())
     os.utime(out / path, (number * 1000, number * 7919))
-paths = ["serving", "tandem/__init__.py", "tandem/errors.py", "tandem/package"]
+paths = [
+    "serving", "tandem/__init__.py", "tandem/errors.py",
+    "tandem/serving", "tandem/model/__init__.py", "tandem/model/package",
+]
 random.Random(number).shuffle(paths)
 app = application_layer(out / "app", paths, into=out / "layers")
 model = model_layer(out / "model", into=out / "layers")

@@ -61,7 +61,7 @@ def _container() -> Any:
 
 
 def _repository(prefix: str) -> Any:
-    from tandem.repository import Repository
+    from tandem.model.repository import Repository
     from tandem.storage import open_store
 
     parts = os.environ["AZURE_STORAGE_CONNECTION_STRING"].strip(";").split(";")
@@ -80,11 +80,11 @@ def _package(folder: Path, size: int) -> Any:
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    from tandem import package as packages
+    from tandem.model import writing
 
     rows = np.arange(40.0).reshape(20, 2)
     estimator = LogisticRegression().fit(rows, [0, 1] * 10)
-    made = packages.write(folder, estimator, name="bench", sample=rows)
+    made = writing.write(folder, estimator, name="bench", sample=rows)
     _replace(folder, size)
     return made
 
@@ -93,16 +93,16 @@ def _replace(folder: Path, size: int) -> Any:
     """Other random bytes, so that the store has to take them; written in chunks."""
     import msgspec
 
-    from tandem import package as packages
-    from tandem import packing
+    from tandem.model import package as packages
+    from tandem.model import writing
 
     with (folder / packages.ONNX).open("wb") as stream:
         for _ in range(size // 2**20):
             stream.write(os.urandom(2**20))
     manifest, _ = packages.decode_manifest((folder / packages.MANIFEST).read_bytes())
-    files = [packing.file_of(folder / file.path) for file in manifest.files]
+    files = [writing.file_of(folder / file.path) for file in manifest.files]
     changed = msgspec.structs.replace(manifest, files=files)
-    (folder / packages.MANIFEST).write_bytes(packing.encode_manifest(changed))
+    (folder / packages.MANIFEST).write_bytes(writing.encode_manifest(changed))
     return packages.read(folder)
 
 
@@ -169,7 +169,7 @@ def _large(figures: Figures, prefix: str, folder: Path) -> None:
 
 def _memory(what: str, prefix: str, large: str, small: str) -> int:
     """In a process of its own: prints by how many MB its memory grew at most."""
-    from tandem import package as packages
+    from tandem.model import package as packages
 
     repository = _repository(prefix)
     # Baseline: everything is imported and connected, and a small model has gone the same way.

@@ -75,9 +75,10 @@ def _nothing_to_do(figures: Figures) -> None:
 
 def _model_only(figures: Figures) -> None:
     from orchestration.apps import APPS
-    from tandem import settings, steps
-    from tandem.project import Project
-    from tandem.targets.process import prepare
+    from tandem import settings
+    from tandem.release import steps
+    from tandem.release.project import Project
+    from tandem.targets.local.process import prepare
 
     app = APPS[0]
     project = Project(app.name, settings.load(), app.gate)
@@ -118,7 +119,7 @@ def _model_only(figures: Figures) -> None:
 
 def _publish_another(project, number: int) -> None:  # type: ignore[no-untyped-def]
     """A version that differs in what it says of itself, as a retrained one would."""
-    from tandem import package, packing
+    from tandem.model import package, writing
 
     version = project.models.latest()
     with tempfile.TemporaryDirectory() as folder:
@@ -129,12 +130,12 @@ def _publish_another(project, number: int) -> None:  # type: ignore[no-untyped-d
             old.manifest, parameters={**old.manifest.parameters, "benchmark": number}
         )
         (new / "manifest.json").chmod(0o644)
-        (new / "manifest.json").write_bytes(packing.encode_manifest(manifest))
+        (new / "manifest.json").write_bytes(writing.encode_manifest(manifest))
         project.models.publish(package.read(new), publisher="benchmark")
 
 
 def _first_answer(ready) -> None:  # type: ignore[no-untyped-def]
-    from tandem import ask
+    from tandem.service import client
 
     port = _free_port()
     with subprocess.Popen(
@@ -145,9 +146,9 @@ def _first_answer(ready) -> None:  # type: ignore[no-untyped-def]
         stderr=subprocess.DEVNULL,
     ) as process:
         url = f"http://127.0.0.1:{port}"
-        ask.wait_ready(url, 60)
+        client.wait_ready(url, 60)
         body = msgspec.json.encode({"rows": [[0.0] * 64]})
-        status, _ = ask._request("POST", url, "/score", body, 10)
+        status, _ = client._request("POST", url, "/score", body, 10)
         assert status == 200, status
         answered = time.perf_counter()
         process.kill()

@@ -34,7 +34,7 @@ from measure import Figures, in_turn
 REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "serving")]
 
-from asking import free_port  # noqa: E402
+from support.asking import free_port  # noqa: E402
 
 ROUNDS = 3
 CONNECTIONS = 32
@@ -55,7 +55,7 @@ def make_model(folder: Path) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler
 
-    from tandem.package import write
+    from tandem.model.writing import write
 
     rows, truth = load_digits(return_X_y=True)
     model = make_pipeline(MinMaxScaler(), MLPClassifier((256,), max_iter=15, random_state=0))
@@ -324,10 +324,10 @@ def running(
 
 def in_process(package: Path, body: bytes) -> Callable[[], bytes]:
     """The same app without a network: what a WSGI server calls."""
-    from serving.app import create_app
-    from serving.logs import Log
-    from serving.model import load
-    from serving.settings import Settings
+    from tandem.serving.app import create_app
+    from tandem.serving.logs import Log
+    from tandem.serving.model import load
+    from tandem.serving.settings import Settings
 
     log = Log(os.open(os.devnull, os.O_WRONLY), "info")
     log.start()
@@ -378,7 +378,7 @@ def many(call: Callable[[], object], times: int) -> Callable[[], None]:
 def one_prediction(figures: Figures, package: Path, estimator: Any, row: list[float]) -> None:
     import numpy as np
 
-    from tandem.package import open_predictor, read
+    from tandem.model.package import open_predictor, read
 
     predictor = open_predictor(read(package))
     given = np.array([row])

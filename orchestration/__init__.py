@@ -1,1 +1,1 @@
-"""Dagster over Tandem: names, wires, reports, and decides when; how is in `tandem`."""
+"""This project's code location: which apps it releases."""

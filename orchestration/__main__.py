@@ -54,7 +54,7 @@ def dev(port: int) -> None:
     program = str(Path(sys.executable).with_name("dagster"))
     # A shell ignores Ctrl-C for what it starts in the background, and Dagster would keep to that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    subprocess.Popen([sys.executable, "-m", "orchestration.watchdog", str(os.getpid())])
+    subprocess.Popen([sys.executable, "-m", "tandem.dagster.watchdog", str(os.getpid())])
     # Replaced, not wrapped: a signal reaches Dagster itself.
     os.execv(  # noqa: S606
         program,
@@ -63,10 +63,10 @@ def dev(port: int) -> None:
 
 
 def _end_dead_runs() -> None:
-    from orchestration import recovery
     from orchestration.apps import APPS
-    from orchestration.resources import Tandem
-    from tandem import steps
+    from tandem.dagster import recovery
+    from tandem.dagster.resources import Tandem
+    from tandem.release import steps
 
     with recovery.opened(dagster_home()) as instance:
         for ended in recovery.end_dead_runs(instance):
@@ -93,12 +93,12 @@ def _release(name: str | None, as_json: bool) -> int:
     say = _Console(quiet=as_json)
     say.line("starting Dagster")
     home = dagster_home()
-    from orchestration import recovery
     from orchestration.apps import APPS
     from orchestration.definitions import defs
-    from orchestration.needed import release_needed
-    from orchestration.resources import Tandem
-    from tandem.status import status
+    from tandem.dagster import recovery
+    from tandem.dagster.release_command import release_needed
+    from tandem.dagster.resources import Tandem
+    from tandem.release.status import status
 
     app = next((app for app in APPS if name in (None, app.name)), None)
     if app is None:

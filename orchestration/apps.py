@@ -1,36 +1,10 @@
-"""The apps that are released here: one entry each, from which all of its Dagster definitions are
-made.
-"""
+"""The apps that are released here, one entry each."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
-import msgspec
-
 from models import digits
-from tandem.project import Gate
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class App:
-    """What is particular to one app.
-
-    `train` publishes a model version: it takes `training` (a frozen struct of parameters with
-    defaults) and a
-    project, and returns what the asset page shows. `owners` are as Dagster writes them: `team:NAME`
-    or an address.
-    """
-
-    name: str
-    description: str
-    gate: Gate
-    training: type[msgspec.Struct]
-    train: Callable[..., Any]
-    owners: tuple[str, ...] = ()
-
+from tandem.dagster.app import App
+from tandem.release.project import Gate
 
 APPS = (
     App(

@@ -1,43 +1,6 @@
-"""All definitions of this code location, composed from the apps and the settings."""
+"""This code location: `dg` and `dagster -m` read it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from orchestration.apps import APPS
+from tandem.dagster.definitions import build_defs
 
-import dagster as dg
-
-from orchestration.apps import APPS, App
-from orchestration.assets import build_assets
-from orchestration.checks import build_checks
-from orchestration.jobs import build_jobs
-from orchestration.resources import Tandem
-from orchestration.schedules import build_schedules
-from orchestration.sensors import build_sensors
-
-
-def build_defs(
-    *, apps: Sequence[App] = APPS, resource_overrides: Mapping[str, Any] | None = None
-) -> dg.Definitions:
-    """Everything Dagster knows of the apps; a test swaps the `tandem` resource for one of its own.
-
-    Raises `SettingError` when a setting has a wrong value: nothing starts with it.
-    """
-    resources: dict[str, Any] = {"tandem": Tandem(), **(resource_overrides or {})}
-    settings = resources["tandem"].settings()
-    return dg.Definitions(
-        assets=[asset for app in apps for asset in build_assets(app)],
-        asset_checks=[check for app in apps for check in build_checks(app)],
-        jobs=[job for app in apps for job in build_jobs(app, release_on=settings.release_on)],
-        sensors=[sensor for app in apps for sensor in build_sensors(app)],
-        schedules=[
-            schedule
-            for app in apps
-            for schedule in build_schedules(app, cron=settings.nightly, timezone=settings.timezone)
-        ],
-        resources=resources,
-        # One process a run: five times quicker to start than one a step, and the steps share
-        # connections.
-        executor=dg.in_process_executor,
-    )
-
-
-defs = build_defs()
+defs = build_defs(APPS)

@@ -1,1 +1,1 @@
-"""The service that goes into the image: one model package, answering people and programs."""
+"""The example's service."""

@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from tandem.errors import BuildError, SourceError
-from tandem.folders import scratch
 from tandem.settings import redact
+from tandem.util.folders import scratch
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LFS = "version https://git-lfs.github.com/spec/"

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from models.digits import data
 from tandem.errors import SettingError
-from tandem.evaluation import Measured, Speed, calibration, confusion, microseconds
-from tandem.package import Evaluation, Package, Picture, as_array, open_predictor, write
-from tandem.repository import Repository, Version, progress_bar
+from tandem.model.metrics import Measured, Speed, calibration, confusion, microseconds
+from tandem.model.package import Evaluation, Package, Picture, as_array, open_predictor
+from tandem.model.repository import Repository, Version, progress_bar
+from tandem.model.writing import write
 
 NAME = "digits"
 LABELS = [str(digit) for digit in range(10)]

@@ -21,8 +21,8 @@ import msgspec
 
 from tandem.errors import RegistryError, SettingError
 from tandem.oci import INDEX, MANIFEST, Descriptor, Registry
+from tandem.oci.app_image.wheels import Component
 from tandem.oci.image import Image, bytes_source, digest_of, pull
-from tandem.oci.wheels import Component
 
 EMPTY = "application/vnd.oci.empty.v1+json"
 SBOM = "application/vnd.cyclonedx+json"

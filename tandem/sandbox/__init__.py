@@ -23,7 +23,7 @@ from typing import IO, Any
 import msgspec
 
 from tandem.errors import SandboxError
-from tandem.folders import scratch
+from tandem.util.folders import scratch
 
 log = logging.getLogger("tandem.sandbox")
 

@@ -14,7 +14,7 @@ from tandem.errors import SettingError
 from tandem.oci import Registry
 
 if TYPE_CHECKING:
-    from tandem.targets.manifests import KubernetesSettings
+    from tandem.targets.kubernetes.manifests import KubernetesSettings
 
 DEFAULT_PORT = 8080
 
@@ -103,15 +103,15 @@ def open_target(
     """
     scheme, colon, rest = url.partition(":")
     if scheme == "process" and colon:
-        from tandem.targets.process import process_target
+        from tandem.targets.local.process import process_target
 
         return process_target(_port(url, rest), state=state)
     if scheme == "docker" and colon:
-        from tandem.targets.docker import docker_target
+        from tandem.targets.local.docker import docker_target
 
         return docker_target(_port(url, rest), state=state, app=app)
     if scheme == "k8s" and rest.startswith("//"):
-        from tandem.targets.kubernetes import kubernetes_target
+        from tandem.targets.kubernetes.target import kubernetes_target
 
         context, _, namespace = rest[2:].partition("/")
         return kubernetes_target(url, context, namespace, app=app, settings=settings)
@@ -137,9 +137,9 @@ def run_once(
     start. Nothing stays behind, also when this process is killed.
     """
     if engine == "docker":
-        from tandem.targets.docker import run_container_once as run
+        from tandem.targets.local.docker import run_container_once as run
     else:
-        from tandem.targets.process import run_process_once as run
+        from tandem.targets.local.process import run_process_once as run
     with run(registry, digest, state=state, env=env or {}, deadline=deadline) as url:
         yield url
 
@@ -151,10 +151,10 @@ def sweep_once(*, state: Path, engine: str = "process") -> list[str]:
     the engine does not answer.
     """
     if engine == "docker":
-        from tandem.targets.docker import sweep_containers
+        from tandem.targets.local.docker import sweep_containers
 
         return sweep_containers()
-    from tandem.targets.process import ProcessRunner
+    from tandem.targets.local.process import ProcessRunner
 
     return ProcessRunner(state).sweep()
 

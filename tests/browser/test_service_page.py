@@ -6,15 +6,11 @@ import base64
 import math
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from services import require
-
-sys.path.append(str(Path(__file__).parents[1] / "serving"))
-
-from asking import Running, digit, picture_of
+from support.asking import Running, digit, picture_of
+from support.services import require
 
 FLAGS = [
     "--no-sandbox",
@@ -32,7 +28,8 @@ def make_digits(folder: Path) -> None:
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
-    from tandem.package import Picture, write
+    from tandem.model.package import Picture
+    from tandem.model.writing import write
 
     rows, truth = load_digits(return_X_y=True)
     rows = rows.astype(np.float32)
@@ -51,7 +48,7 @@ def make_iris(folder: Path) -> None:
     from sklearn.datasets import load_iris
     from sklearn.linear_model import LogisticRegression
 
-    from tandem.package import write
+    from tandem.model.writing import write
 
     data = load_iris()
     model = LogisticRegression(max_iter=500).fit(data.data, data.target)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from services import require
-from tiny import Tiny
+from support.services import require
+from support.tiny import Tiny
 
 from orchestration.definitions import build_defs
-from orchestration.needed import release_needed
+from tandem.dagster.release_command import release_needed
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import Tiny, onnx_file
+from support.tiny import Tiny, onnx_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,10 +151,10 @@ def test_a_model_that_is_not_good_enough_is_told_with_the_number(person: Person)
 
 @pytest.mark.parametrize("how", ["changed", "missing", "surplus", "truncated"])
 def test_a_package_that_is_not_as_it_was_made_is_refused_by_name(person: Person, how: str) -> None:
-    from tandem import package
+    from tandem.model import writing
 
     folder = person.folder / "package"
-    package.write(folder, onnx_file(), name="digits", sample=[[0.0, 1.0]], labels=["high", "low"])
+    writing.write(folder, onnx_file(), name="digits", sample=[[0.0, 1.0]], labels=["high", "low"])
     path = folder / "model.onnx"
     if how == "changed":
         data = bytearray(path.read_bytes())

@@ -17,9 +17,9 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from tiny import Tiny, free_port
+from support.tiny import Tiny, free_port
 
-from orchestration import recovery
+from tandem.dagster import recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKSPACE = "load_from: [{python_module: {module_name: dev_location, location_name: tandem}}]"

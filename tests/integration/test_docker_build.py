@@ -14,17 +14,18 @@ import uuid
 from pathlib import Path
 
 import pytest
-from oci_samples import small_image
-from services import require
+from support.oci_samples import small_image
+from support.services import require
 
 from tandem.errors import BuildError, SettingError
-from tandem.oci import assemble, open_registry
-from tandem.oci.app_image import make_app_image
-from tandem.oci.docker_build import choose_builder
+from tandem.oci import open_registry
+from tandem.oci.app_image import assemble
+from tandem.oci.app_image.docker_build import choose_builder
+from tandem.oci.app_image.make import make_app_image
+from tandem.oci.app_image.wheels import Component, host_runtime
 from tandem.oci.image import pull, push
 from tandem.oci.layer import model_layer
 from tandem.oci.unpack import merge, unpack_layer
-from tandem.oci.wheels import Component, host_runtime
 
 # A service of the standard library: what is tested here is the image, not the example app.
 SERVING = """\
@@ -73,7 +74,7 @@ def registry(monkeypatch):
 def commit(tmp_path):
     """A checkout of a small app with the repository's own Dockerfile; nothing to install."""
     folder = tmp_path / "commit"
-    for name in ("serving", "tandem/package", "requirements"):
+    for name in ("serving", "tandem/serving", "tandem/model/package", "requirements"):
         (folder / name).mkdir(parents=True)
     (folder / "serving" / "__init__.py").touch()
     (folder / "serving" / "__main__.py").write_text(SERVING)
@@ -91,7 +92,14 @@ def commit(tmp_path):
 def made(registry, commit: Path, tmp_path: Path, builder: str):
     app = make_app_image(
         commit,
-        ["serving", "tandem/__init__.py", "tandem/errors.py", "tandem/package"],
+        [
+            "serving",
+            "tandem/__init__.py",
+            "tandem/errors.py",
+            "tandem/serving",
+            "tandem/model/__init__.py",
+            "tandem/model/package",
+        ],
         commit / "requirements/serving.txt",
         cache=tmp_path / "cache",
         registry=registry,

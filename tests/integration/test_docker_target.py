@@ -17,18 +17,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cluster_image
 import pytest
-from load import Load
-from services import require
+from support import cluster_image
+from support.load import Load
+from support.services import require
 
-from tandem import ask, processes
 from tandem.errors import ImageFault, TargetError
 from tandem.oci import open_registry
 from tandem.oci.image import pull, push, registry_source
-from tandem.targets import DeployRequest, Live, bluegreen, docker, open_target, run_once, sweep_once
-from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
-from tandem.targets.docker import LABEL, engine, ensure_image
+from tandem.service import client as asked
+from tandem.targets import DeployRequest, Live, open_target, run_once, sweep_once
+from tandem.targets.local import bluegreen, docker
+from tandem.targets.local.bluegreen import BlueGreen, free_port, wait_until
+from tandem.targets.local.docker import LABEL, engine, ensure_image
+from tandem.util import processes
 
 ROOT = Path(__file__).parents[2]
 # One after the other: they share an engine, and this machine has few processors.
@@ -67,7 +69,7 @@ def deploy(target: BlueGreen, word: str, release: int, check: Any = None) -> Liv
     digest = cluster_image.small(word)
 
     def answers(url: str) -> None:
-        ask.check_version(url, digest=digest)
+        asked.check_version(url, digest=digest)
 
     request = DeployRequest(
         app="small", release=release, registry=cluster_image.registry(), digest=digest, env=QUICK
@@ -76,7 +78,7 @@ def deploy(target: BlueGreen, word: str, release: int, check: Any = None) -> Liv
 
 
 def word_at(url: str) -> str:
-    return ask.version(url).model.digest.removeprefix("sha256:")
+    return asked.version(url).model.digest.removeprefix("sha256:")
 
 
 def test_a_release_runs_confined_and_is_replaced_without_loss(target: BlueGreen) -> None:
@@ -174,10 +176,10 @@ def once(owner: int) -> list[Any]:
 def test_run_once_has_no_network_and_is_removed(tmp_path: Path) -> None:
     digest = cluster_image.small("one")
     with run_once(cluster_image.registry(), digest, state=tmp_path, engine="docker") as url:
-        ask.check_version(url, digest=digest)
+        asked.check_version(url, digest=digest)
         large = "x" * 300_000
         body = json.dumps({"rows": [large]}).encode()
-        assert ask._request("POST", url, "/score", body, 10)[0] == 200
+        assert asked._request("POST", url, "/score", body, 10)[0] == 200
         (mine,) = once(os.getpid())
         assert mine.attrs["HostConfig"]["NetworkMode"] == "none"
     assert once(os.getpid()) == []
@@ -196,7 +198,7 @@ def test_run_once_is_removed_when_its_process_is_killed(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
         from pathlib import Path
-        import cluster_image
+        from support import cluster_image
         from tandem.targets import run_once
         registry, digest = cluster_image.registry(), cluster_image.small("one")
         with run_once(registry, digest, state=Path(sys.argv[1]), engine="docker") as url:
@@ -312,7 +314,7 @@ def test_checks_whose_process_is_gone_are_swept_and_those_of_others_only_when_th
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    import cluster_image
+    from support import cluster_image
     from tandem.targets import DeployRequest, bluegreen, docker, open_target
 
     left = int(sys.argv[4])

@@ -20,23 +20,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cluster_image
 import psutil
 import pytest
 import yaml
-from load import Astray, Load, Wrk
-from services import require
+from support import cluster_image
+from support.load import Astray, Load, Wrk
+from support.services import require
 
-from tandem import ask
 from tandem.errors import ImageFault, SettingError, TargetError
-from tandem.targets import DeployRequest, Live, kubernetes, open_target, rollout
-from tandem.targets.api import Api
-from tandem.targets.bluegreen import wait_until
-from tandem.targets.fence import Fence, Superseded
-from tandem.targets.kubernetes import KubernetesTarget
-from tandem.targets.lease import Lease, is_dead
-from tandem.targets.manifests import KubernetesSettings
-from tandem.targets.truth import compare
+from tandem.release.drift import compare
+from tandem.service import client
+from tandem.targets import DeployRequest, Live, open_target
+from tandem.targets.kubernetes import rollout
+from tandem.targets.kubernetes import target as kubernetes
+from tandem.targets.kubernetes.api import Api
+from tandem.targets.kubernetes.fence import Fence, Superseded
+from tandem.targets.kubernetes.lease import Lease, is_dead
+from tandem.targets.kubernetes.manifests import KubernetesSettings
+from tandem.targets.kubernetes.target import KubernetesTarget
+from tandem.targets.local.bluegreen import wait_until
 
 ROOT = Path(__file__).parents[2]
 # One after the other: they share an engine, and this machine has few processors.
@@ -97,7 +99,7 @@ def deploy(
     )  # fmt: skip
 
     def answers(url: str) -> None:
-        ask.check_version(url, digest=digest)
+        client.check_version(url, digest=digest)
 
     def progress(line: str) -> None:
         print(line)
@@ -126,7 +128,7 @@ def still_ending() -> list[str]:
 
 
 def word_at(url: str) -> str:
-    return ask.version(url).model.digest.removeprefix("sha256:")
+    return client.version(url).model.digest.removeprefix("sha256:")
 
 
 def test_a_release_is_reached_by_name_and_the_same_one_again_changes_nothing(
@@ -454,7 +456,7 @@ def test_two_deploys_at_once_never_interleave(
 def test_a_lease_that_nobody_renews_is_taken_over(
     target: KubernetesTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tandem.targets.lease.DURATION", 1)
+    monkeypatch.setattr("tandem.targets.kubernetes.lease.DURATION", 1)
     held = Lease(target.api, "small", print)
     held._thread = threading.Thread(target=lambda: None)  # never renews, as one that was killed
     held.me = "another-machine/1/x"
@@ -469,10 +471,10 @@ def test_a_lease_that_nobody_renews_is_taken_over(
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    import cluster_image
+    from support import cluster_image
     from tandem.targets import DeployRequest, open_target
-    from tandem.targets.api import Api
-    from tandem.targets.manifests import KubernetesSettings
+    from tandem.targets.kubernetes.api import Api
+    from tandem.targets.kubernetes.manifests import KubernetesSettings
 
     left = int(sys.argv[2])
     real = Api._send
@@ -535,10 +537,10 @@ def versions(namespace: str) -> dict[str, str]:
 STOPPED = """
     import os, signal, sys
     from pathlib import Path
-    import cluster_image
+    from support import cluster_image
     from tandem.errors import TandemError, TargetError
     from tandem.targets import DeployRequest, open_target
-    from tandem.targets.manifests import KubernetesSettings
+    from tandem.targets.kubernetes.manifests import KubernetesSettings
 
     namespace, digest, at = sys.argv[1:]
 
@@ -739,7 +741,9 @@ def test_a_live_holder_in_another_pid_namespace_is_waited_for(target: Kubernetes
     apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     if subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("this machine makes no PID namespaces")
-    code = "from tandem.targets.lease import Lease; print(Lease(None, 'small', print).me)"
+    code = (
+        "from tandem.targets.kubernetes.lease import Lease; print(Lease(None, 'small', print).me)"
+    )
     here, there = (
         subprocess.run(
             [*words, sys.executable, "-c", code], capture_output=True, text=True, check=True,

@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from services import require
-from tiny import Tiny
+from support.services import require
+from support.tiny import Tiny
 
-from tandem import pending, steps
 from tandem.oci import open_registry
 from tandem.oci.image import pull, push
+from tandem.release import plan, steps
 
 
 @pytest.mark.xdist_group("docker")
@@ -43,19 +43,19 @@ def test_a_moved_base_tag_is_noticed_and_built_on(
         tiny.publish()
         before = steps.build_app(tiny.project)
         steps.prove(tiny.project, steps.pack(tiny.project))
-        assert not pending.build(tiny.project).key
+        assert not plan.build(tiny.project).key
         registry = open_registry(base)
         mended = pull(registry, "3.11").with_config(labels={"mended": "yes"})
         push(registry, mended, tag="3.11")
-        assert not pending.build(tiny.project).key, "the tag is asked every few minutes"
+        assert not plan.build(tiny.project).key, "the tag is asked every few minutes"
         steps._bases.clear()
-        found = pending.build(tiny.project)
+        found = plan.build(tiny.project)
         assert found.key
         assert f"was made on an older {base}:3.11" in found.reason
         after = steps.build_app(tiny.project)
         assert after.image != before.image
         packed = steps.pack(tiny.project)
         assert steps.prove(tiny.project, packed).number == 2
-        assert not pending.build(tiny.project).key
+        assert not plan.build(tiny.project).key
     finally:
         tiny.close()

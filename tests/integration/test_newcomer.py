@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from services import require
-from tiny import free_port
+from support.services import require
+from support.tiny import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

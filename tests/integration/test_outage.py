@@ -17,10 +17,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from relay import Relay
-from services import require
-from stores import free_port
-from tiny import Tiny
+from support.relay import Relay
+from support.services import require
+from support.stores import free_port
+from support.tiny import Tiny
 
 from orchestration.definitions import build_defs
 from tandem.errors import TandemError

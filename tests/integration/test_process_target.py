@@ -22,15 +22,16 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from load import Load
-from small_image import MemoryRegistry
+from support.load import Load
+from support.small_image import MemoryRegistry
 
-from tandem import ask
 from tandem.errors import ImageFault, TargetError
-from tandem.targets import DeployRequest, Live, bluegreen, open_target, run_once, sweep_once
-from tandem.targets import process as process_module
-from tandem.targets.bluegreen import BlueGreen, free_port, wait_until
-from tandem.targets.truth import compare
+from tandem.release.drift import compare
+from tandem.service import client
+from tandem.targets import DeployRequest, Live, open_target, run_once, sweep_once
+from tandem.targets.local import bluegreen
+from tandem.targets.local import process as process_module
+from tandem.targets.local.bluegreen import BlueGreen, free_port, wait_until
 
 QUICK = {"TANDEM_DRAIN_SECONDS": "0.2"}
 
@@ -73,7 +74,7 @@ def deploy(
     digest = registry.small(word)
 
     def check(url: str) -> None:
-        ask.check_version(url, digest=digest)
+        client.check_version(url, digest=digest)
 
     request = DeployRequest(
         app="small",
@@ -87,7 +88,7 @@ def deploy(
 
 
 def word_at(url: str) -> str:
-    return ask.version(url).model.digest.removeprefix("sha256:")
+    return client.version(url).model.digest.removeprefix("sha256:")
 
 
 def test_a_release_is_live_on_the_public_port(target: BlueGreen, registry: MemoryRegistry) -> None:
@@ -104,7 +105,7 @@ def test_the_service_sees_the_image_and_nothing_of_this_environment(
 ) -> None:
     monkeypatch.setenv("SECRET_OF_THE_HOST", "x")
     url = deploy(target, registry, "one", 1).url
-    seen = json.loads(ask.get(url, "/environ")[1])
+    seen = json.loads(client.get(url, "/environ")[1])
     environ = seen["environ"]
     root = str(tmp_path / "roots" / registry.small("one").removeprefix("sha256:"))
     assert "SECRET_OF_THE_HOST" not in environ
@@ -181,7 +182,7 @@ def test_a_first_release_that_fails_leaves_nothing(
     with pytest.raises(TargetError, match="nothing is live"):
         deploy(target, registry, "crash", 1)
     assert target.current() is None
-    status, _ = ask.get(target.url(), "/version")
+    status, _ = client.get(target.url(), "/version")
     assert status == 503, "the front says so"
 
 
@@ -232,7 +233,7 @@ def test_another_port_is_opened_before_the_old_one_closes(
 
 def _connects(url: str) -> bool:
     try:
-        ask.get(url, "/version")
+        client.get(url, "/version")
     except (OSError, http.client.HTTPException):
         return False
     return True
@@ -526,7 +527,7 @@ def test_wrong_answers_are_a_verdict_and_a_service_killed_over_the_questions_is_
         assert starting and starting.process
         os.kill(starting.process.pid, signal.SIGKILL)
         assert wait_until(lambda: not _connects(url), 5)
-        ask.version(url)
+        client.version(url)
 
     with pytest.raises(TargetError, match="has stopped, ended by SIGKILL") as caught:
         deploy(target, registry, "one", 1, check=killed)
@@ -613,8 +614,8 @@ def test_run_once_gives_a_private_service_and_removes_it(
 ) -> None:
     digest = registry.small("one")
     with run_once(registry, digest, state=tmp_path, env={"MORE": "1"}) as url:
-        assert ask.check_version(url, digest=digest).model.digest == "sha256:one"
-        assert json.loads(ask.get(url, "/environ")[1])["environ"]["MORE"] == "1"
+        assert client.check_version(url, digest=digest).model.digest == "sha256:one"
+        assert json.loads(client.get(url, "/environ")[1])["environ"]["MORE"] == "1"
     assert not _connects(url)
     assert not processes(tmp_path)
 

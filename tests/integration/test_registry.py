@@ -10,19 +10,19 @@ import threading
 import uuid
 
 import pytest
-from faulty_proxy import Proxy, faulty_registry, later
-from oci_samples import blob, read, small_image, tar_layer
-from services import require
+from support.faulty_proxy import Proxy, faulty_registry, later
+from support.oci_samples import blob, read, small_image, tar_layer
+from support.services import require
 
 from tandem.errors import RegistryError
 from tandem.oci import MANIFEST, Registry, open_registry
+from tandem.oci.app_image.wheels import Component
 from tandem.oci.attest import Facts, attest, referrers, verify
 from tandem.oci.image import Image, bytes_source, pull, push, push_on_top
 from tandem.oci.layer import Built
 from tandem.oci.login import Credentials
 from tandem.oci.prune import prune
 from tandem.oci.remote import RemoteRegistry
-from tandem.oci.wheels import Component
 
 PIECE = 1 << 20
 

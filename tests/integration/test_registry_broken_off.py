@@ -11,8 +11,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from oci_samples import read, small_image
-from services import require
+from support.oci_samples import read, small_image
+from support.services import require
 
 from tandem.oci import Registry, open_registry
 from tandem.oci.image import pull, push

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import CountingStore, azurite_store, emptied, moto
+from support.stores import CountingStore, azurite_store, emptied, moto
 
-from tandem import package as packages
-from tandem.package import Package
-from tandem.repository import Repository
+from tandem.model import package as packages
+from tandem.model import writing
+from tandem.model.package import Package
+from tandem.model.repository import Repository
 from tandem.storage import Store, open_store
 
 ROWS = np.arange(20, dtype=np.float64).reshape(10, 2)
@@ -52,7 +53,7 @@ def package(folder: Path, number: int) -> Package:
     from sklearn.dummy import DummyClassifier
 
     estimator = DummyClassifier(strategy="prior").fit(ROWS, [0, 1] * 5)
-    return packages.write(
+    return writing.write(
         folder / f"package-{number}",
         estimator,
         name="tiny",
@@ -98,8 +99,8 @@ def test_a_look_for_news_is_two_requests(store: Store, tmp_path: Path) -> None:
 
 PUBLISHER = """\
 import sys
-from tandem import package
-from tandem.repository import Repository
+from tandem.model import package
+from tandem.model.repository import Repository
 from tandem.storage import open_store, transfer
 transfer.BLOCK = 5 << 20  # the least that S3 takes: several blocks, in a package of some megabytes
 print(Repository(open_store(sys.argv[2]), "tiny").publish(package.read(sys.argv[1]))[0].number)
@@ -183,7 +184,7 @@ def large_package(folder: Path, seed: int) -> Package:
 
     rows = np.random.default_rng(seed).normal(size=(12_000, 120))
     estimator = KNeighborsClassifier(algorithm="brute").fit(rows, [0, 1] * 6_000)
-    return packages.write(
+    return writing.write(
         folder / f"large-{seed}", estimator, name="tiny", sample=rows[:3], onnx=False
     )
 

@@ -8,19 +8,15 @@ import json
 import signal
 import socket
 import statistics
-import sys
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.asking import Running
 
-sys.path.append(str(Path(__file__).parents[1] / "serving"))
-
-from asking import Running
-
-from tandem.package import write
+from tandem.model.writing import write
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from relay import Relay
-from services import require
-from stores import azurite_store, emptied, moto
+from support.relay import Relay
+from support.services import require
+from support.stores import azurite_store, emptied, moto
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.release import AppRef, ImageRecord, Ledger, ModelRef, now
+from tandem.release.records import AppRef, ImageRecord, Ledger, ModelRef, now
 from tandem.storage import Store, open_store, transfer
 
 BUCKET = "tandem-tests"

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 import pytest
-from stores import CONTAINER, azurite_store
+from support.stores import CONTAINER, azurite_store
 
 from tandem.errors import StorageError
 from tandem.storage import Store, open_store

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from tiny import Tiny
+from support.tiny import Tiny
 
 from orchestration.definitions import build_defs
 

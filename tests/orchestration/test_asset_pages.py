@@ -9,9 +9,9 @@ import dagster as dg
 import PIL.Image
 import pytest
 
-from orchestration import pictures
-from orchestration.sensors import report_news
-from tandem.evaluation import Bin
+from tandem.dagster import plots
+from tandem.dagster.sensors import report_news
+from tandem.model.metrics import Bin
 from tandem.source import Source
 
 
@@ -88,7 +88,7 @@ def test_a_commit_without_a_page_is_its_hash(way) -> None:
 def test_a_publishers_labels_are_drawn_as_they_are() -> None:
     labels = ["$\\frac{", "a\nb", "数" * 40, "", "x" * 1000]
     counts = [[int(row == column) for column in range(5)] for row in range(5)]
-    picture = PIL.Image.open(io.BytesIO(pictures.confusion(counts, labels)))
+    picture = PIL.Image.open(io.BytesIO(plots.confusion(counts, labels)))
     assert max(picture.size) < 1000
 
 
@@ -96,8 +96,8 @@ def test_a_publishers_labels_are_drawn_as_they_are() -> None:
 def test_pictures_are_the_same_for_the_same_numbers(labels: int) -> None:
     counts = [[row * column for column in range(labels)] for row in range(labels)]
     names = [str(number) for number in range(labels)]
-    first = pictures.confusion(counts, names)
-    assert first == pictures.confusion(counts, names)
+    first = plots.confusion(counts, names)
+    assert first == plots.confusion(counts, names)
     assert max(PIL.Image.open(io.BytesIO(first)).size) < 1500
     bins = [Bin(claimed=0.95, right=0.9, rows=20)]
-    assert pictures.calibration(bins) == pictures.calibration(bins)
+    assert plots.calibration(bins) == plots.calibration(bins)

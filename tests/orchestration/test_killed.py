@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from killed_release import STEPS
-from tiny import Tiny, free_port
+from support.killed_release import STEPS
+from support.tiny import Tiny, free_port
 
 from tandem.oci.image import pull
 
-SCRIPT = Path(__file__).resolve().parent.parent / "killed_release.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "support/killed_release.py"
 
 
 class Release:

@@ -17,12 +17,12 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from tiny import Tiny, free_port
+from support.tiny import Tiny, free_port
 
-from orchestration import recovery
-from tandem import processes
+from tandem.dagster import recovery
+from tandem.util import processes
 
-SCRIPT = Path(__file__).resolve().parent.parent / "killed_dagster.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "support/killed_dagster.py"
 
 
 class Release:

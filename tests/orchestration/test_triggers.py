@@ -8,10 +8,10 @@ import dagster as dg
 import psutil
 import pytest
 
-from orchestration import tries
-from orchestration.resources import Tandem
-from tandem import pending, steps
+from tandem.dagster import tries
+from tandem.dagster.resources import Tandem
 from tandem.errors import SourceError, StorageError
+from tandem.release import plan, steps
 
 
 def commit_events(result) -> list[str]:
@@ -312,7 +312,7 @@ def test_a_good_model_below_a_refused_newest_one_is_judged_and_packed(way) -> No
     good, bad = way.tiny.publish(0.99), way.tiny.publish(0.2)
     steps.judge_newest_model(way.tiny.project)
     tick = way.tick("new_model")
-    assert f"model v{good.number} is new" in pending.image(way.tiny.project, bad).reason
+    assert f"model v{good.number} is new" in plan.image(way.tiny.project, bad).reason
     assert tick.run_requests
     assert way.run("image").success
     assert way.tiny.project.ledger.images.latest().model.version == good.number

@@ -6,11 +6,12 @@ import json
 import urllib.request
 
 import pytest
-from oci_samples import pem
-from tiny import CHECK
+from support.oci_samples import pem
+from support.tiny import CHECK
 
-from orchestration.sensors import report_news
-from tandem import gates, pending, steps
+from tandem.dagster.sensors import report_news
+from tandem.model import acceptance
+from tandem.release import plan, steps
 
 
 def version_of(way) -> dict:
@@ -41,7 +42,7 @@ def test_nothing_changed_is_said_and_nothing_is_restarted(way) -> None:
     way.tiny.publish()
     release(way)
     before = way.tiny.project.target.current()
-    found = pending.release(way.tiny.project)
+    found = plan.release(way.tiny.project)
     assert found.image is None
     assert found.reason.startswith("nothing changed since release 1: ")
     assert way.run("build").success
@@ -86,7 +87,7 @@ def test_a_refused_model_holds_back_nobodys_code(way) -> None:
 def test_a_model_that_comes_before_the_first_build_waits_for_it(way) -> None:
     way.tiny.commit("one")
     way.tiny.publish(0.98)
-    waits = pending.image(way.tiny.project, way.tiny.project.models.latest())
+    waits = plan.image(way.tiny.project, way.tiny.project.models.latest())
     assert not waits.key and "waits: no commit of main passed its tests" in waits.reason
     way.run("build")
     release(way)
@@ -97,9 +98,9 @@ def test_a_person_can_accept_a_refused_model_and_the_record_says_who_and_why(way
     way.tiny.commit("one")
     way.tiny.publish(0.5)
     way.run("build")
-    assert pending.image(way.tiny.project, way.tiny.project.models.latest()).held
-    gates.overrule(way.tiny.project.models, 1, by="Ada", reason="the data changed")
-    assert pending.image(way.tiny.project, way.tiny.project.models.latest()).key
+    assert plan.image(way.tiny.project, way.tiny.project.models.latest()).held
+    acceptance.overrule(way.tiny.project.models, 1, by="Ada", reason="the data changed")
+    assert plan.image(way.tiny.project, way.tiny.project.models.latest()).key
     release(way)
     record = way.tiny.project.ledger.releases.latest()
     assert record.model.overruled == "Ada: the data changed"
@@ -131,7 +132,7 @@ def test_an_image_that_does_not_answer_never_goes_live(way) -> None:
     assert not way.tiny.project.ledger.images.latest().good
     assert way.run("release").success
     assert version_of(way)["app"]["commit"] == way.tiny.project.ledger.images.read(1).app.commit
-    assert "passed over image" in pending.release(way.tiny.project).reason
+    assert "passed over image" in plan.release(way.tiny.project).reason
 
 
 @pytest.mark.parametrize("what", ["commit", "model"])
@@ -177,10 +178,10 @@ def test_a_model_with_another_interface_waits_for_the_commit_that_wants_it(way) 
     release(way)
     wider = way.tiny.publish(0.99, feature_names=["a", "b"])
     assert way.run("image").success
-    verdict = gates.verdict(way.tiny.project.models, wider.number)
+    verdict = acceptance.verdict(way.tiny.project.models, wider.number)
     assert not verdict.accepted
     assert "a (number), b (number), what is live takes" in verdict.reason
-    assert pending.release(way.tiny.project).image is None
+    assert plan.release(way.tiny.project).image is None
     way.tiny.commit("two", model='features = { a = "number", b = "number" }')
     release(way)
     live = steps.ask_live(way.tiny.project)
@@ -195,7 +196,7 @@ def test_a_commit_for_a_model_that_is_not_there_yet_holds_back_no_older_pair(way
     release(way)
     way.tiny.commit("two", model="features = 3")
     assert way.run("build").success
-    waits = pending.build(way.tiny.project).reason
+    waits = plan.build(way.tiny.project).reason
     assert "waits for a model that is accepted (v1: it takes rows of 2 numbers, " in waits
     better = way.tiny.publish(0.99)
     assert way.run("image").success

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import Client, Running
+from support.asking import Client, Running
 
-from tandem.package import Picture, write
+from tandem.model.package import Picture
+from tandem.model.writing import write
 
 
 def make_package(kind: str, folder: Path) -> None:
@@ -89,9 +90,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def app(packages: Callable[[str], Path]) -> Callable[..., Client]:
     """A client of the app around a package: app("digits", release=41)."""
-    from serving.app import create_app
-    from serving.model import load
-    from serving.settings import Settings
+    from tandem.serving.app import create_app
+    from tandem.serving.model import load
+    from tandem.serving.settings import Settings
 
     loaded: dict[str, Any] = {}
 

@@ -10,12 +10,12 @@ import threading
 import time
 
 import pytest
-from asking import digit
+from support.asking import digit
 
-from serving.access import Access, Issuer, hash_key
-from serving.problems import Problem
-from serving.settings import read
 from tandem.errors import SettingError
+from tandem.serving.access import Access, Issuer, hash_key
+from tandem.serving.problems import Problem
+from tandem.serving.settings import read
 
 ASKED = {"rows": [digit(0)[0]]}
 
@@ -393,7 +393,7 @@ def test_an_issuer_that_is_away_is_a_503_and_not_asked_for_each_token(monkeypatc
         asked.append(url)
         raise OSError("no route")
 
-    monkeypatch.setattr("serving.access._get", away)
+    monkeypatch.setattr("tandem.serving.access._get", away)
     access = Access(issuer=Issuer("https://issuer.example", "digits"))
     environ = {"HTTP_AUTHORIZATION": f"Bearer {token(claims('https://issuer.example'))}"}
     for _ in range(3):

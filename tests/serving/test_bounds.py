@@ -12,16 +12,16 @@ import zlib
 
 import numpy as np
 import pytest
-from asking import digit, picture_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.asking import digit, picture_of
 
-from serving.bodies import Bodies
-from serving.edge import content_length
-from serving.gate import Gate
-from serving.pictures import grey, open_picture
-from serving.problems import Problem
+from tandem.serving.admission import Gate
+from tandem.serving.bodies import Bodies
+from tandem.serving.middleware import content_length
+from tandem.serving.pictures import grey, open_picture
+from tandem.serving.problems import Problem
 
 
 def test_a_body_that_is_far_too_long_is_not_even_read():
@@ -221,7 +221,7 @@ def test_all_pictures_of_a_request_have_so_many_pixels_at_most(app, kind):
 
 
 def test_pixels_are_counted_before_any_is_unpacked(app, monkeypatch):
-    monkeypatch.setattr("serving.pictures.grey", lambda *_: pytest.fail("unpacked"))
+    monkeypatch.setattr("tandem.serving.pictures.grey", lambda *_: pytest.fail("unpacked"))
     bombs = [png(4000, 4000, b"not even compressed")] * 3
     assert app().post("/score", {"images": bombs}).status == 413
     answer = app().post("/score", {"images": [*bombs, "bm9uZQ=="]})

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from asking import REPOSITORY, Running, digit
+from support.asking import REPOSITORY, Running, digit
 
 USER = "65532"
 # A mount namespace of its own, in which all that is mounted from disk or memory is read-only.

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from asking import REPOSITORY, digit
+from support.asking import REPOSITORY, digit
 
-from serving.bodies import Bodies
-from serving.connections import Connection, Connections, fairly
+from tandem.serving.bodies import Bodies
+from tandem.serving.connections import Connection, Connections, fairly
 
 BODY = b'{"rows": [%s]}' % str(digit(0)[0]).encode()
 
@@ -163,5 +163,5 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(start):
 
 
 def test_nothing_of_tokens_is_imported_without_an_issuer():
-    program = "import sys, serving.app; sys.exit('jwt' in sys.modules)"
+    program = "import sys, tandem.serving.app; sys.exit('jwt' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0

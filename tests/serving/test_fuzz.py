@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FUZZER = Path(__file__).parent / "fuzz_decoders.py"
+FUZZER = Path(__file__).parents[1] / "support/fuzz_decoders.py"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from asking import digit
+from support.asking import digit
 
 
 def tensor(name, shape, datatype, data):

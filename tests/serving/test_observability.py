@@ -10,15 +10,15 @@ import threading
 import msgspec
 import numpy as np
 import pytest
-from asking import digit
+from support.asking import digit
 
-from serving.logs import Log
-from serving.metrics import Metrics, drift
-from serving.server import shared_memory
-from serving.settings import read
-from serving.traces import from_environment
 from tandem.errors import SettingError
-from tandem.package import Golden
+from tandem.model.package import Golden
+from tandem.serving.logs import Log
+from tandem.serving.metrics import Metrics, drift
+from tandem.serving.server import shared_memory
+from tandem.serving.settings import read
+from tandem.serving.traces import from_environment
 
 
 def metrics(client) -> dict[str, float]:
@@ -315,7 +315,7 @@ def test_the_sampler_argument_is_the_share_of_new_traces():
     ],
 )
 def test_workers_follow_the_cpu_limit(tmp_path, files, workers):
-    from serving.settings import cpu_limit, default_workers
+    from tandem.serving.settings import cpu_limit, default_workers
 
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import serving
+import tandem.serving
 
-FILES = sorted((Path(serving.__file__).parent / "page").iterdir())
+FILES = sorted((Path(tandem.serving.__file__).parent / "page").iterdir())
 PAGES = ["/", "/docs", "/page.css", "/page.js", "/docs.js", "/icon.svg"]
 
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from asking import digit, picture_of
+from support.asking import digit, picture_of
 
-from tandem.package import Golden
+from tandem.model.package import Golden
 
 
 def test_rows_get_their_three_best_labels(app):

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from asking import REPOSITORY, digit
+from support.asking import REPOSITORY, digit
 
-from serving.settings import read
 from tandem.errors import SettingError
+from tandem.serving.settings import read
 
 
 def test_it_answers_from_any_folder_and_stops_cleanly(start):

@@ -15,11 +15,11 @@ from models import digits
 from models.digits import data, training
 from models.digits.training import TrainConfig, fit
 from orchestration.apps import APPS
-from tandem import gates
 from tandem.errors import SettingError
-from tandem.interface import Takes, mismatch
-from tandem.package import as_array, open_predictor
-from tandem.repository import Repository
+from tandem.model import acceptance
+from tandem.model.interface import Takes, mismatch
+from tandem.model.package import as_array, open_predictor
+from tandem.model.repository import Repository
 from tandem.storage import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,8 +182,8 @@ def test_it_is_judged_as_the_project_judges_it_and_fits_the_code(tmp_path: Path)
     repository.publish(training.package_of(trained, tmp_path / "package"))
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())
     takes = msgspec.convert(told["tool"]["tandem"]["app"]["model"], Takes)
-    rule = gates.Rule(gate=APPS[0].gate, takes=takes)
-    verdict = gates.judge(repository, 1, rule, cache=tmp_path)
+    rule = acceptance.Rule(gate=APPS[0].gate, takes=takes)
+    verdict = acceptance.judge(repository, 1, rule, cache=tmp_path)
     assert verdict.accepted, verdict.reason
     summaries = {check.name: check.summary for check in verdict.checks}
     assert "359 held-out rows of the application" in summaries["good_enough"]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from repositories import Repository
+from support.repositories import Repository
 
 from tandem.errors import BuildError, SourceError
 from tandem.source import Source, commit_page

@@ -1,0 +1,1 @@
+"""One commit, tested, as an app image."""

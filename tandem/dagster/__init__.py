@@ -1,0 +1,1 @@
+"""Dagster over Tandem: names, wires, reports, and decides when; how is in the rooms below."""

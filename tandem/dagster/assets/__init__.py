@@ -1,0 +1,25 @@
+"""Assets are nouns: the commit, the model, the app build, the image, the deployment, the release of
+one app.
+"""
+
+import dagster as dg
+
+from tandem.dagster.app import App
+from tandem.dagster.assets.app_build import app_build_asset
+from tandem.dagster.assets.commit import commit_asset
+from tandem.dagster.assets.deployment import deployment_asset
+from tandem.dagster.assets.image import image_asset
+from tandem.dagster.assets.model import model_asset
+from tandem.dagster.assets.release import release_asset
+
+
+def build_assets(app: App) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """All assets of one app."""
+    return [
+        commit_asset(app),
+        model_asset(app),
+        app_build_asset(app),
+        image_asset(app),
+        deployment_asset(app),
+        release_asset(app),
+    ]

@@ -1,0 +1,1 @@
+"""One model version, from an estimator to the verdict on it."""

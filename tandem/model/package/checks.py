@@ -1,0 +1,353 @@
+"""What a manifest and its golden answers may say: all of it bounded, and nothing contradictory."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tandem.errors import PackageError
+from tandem.model.package.format import (
+    DTYPES,
+    EVALUATION,
+    GOLDEN,
+    MANIFEST,
+    MAX_DEPTH,
+    MAX_DESCRIPTION,
+    MAX_DIMENSIONS,
+    MAX_ELEMENTS,
+    MAX_ENTRIES,
+    MAX_EVALUATION,
+    MAX_FEATURES,
+    MAX_GOLDEN,
+    MAX_GOLDEN_ROWS,
+    MAX_LABELS,
+    MAX_LEVELS,
+    MAX_MODEL,
+    MAX_ONNX,
+    MAX_SIDE,
+    MAX_TEXT,
+    MAX_TOLERANCE,
+    ONNX,
+    SKOPS,
+    Evaluation,
+    Feature,
+    Golden,
+    Manifest,
+    Picture,
+    Prediction,
+    Statistics,
+)
+from tandem.model.package.rows import check_rows, predictions_of, row_shape
+
+_SAME = 1e-6
+"""How far a recorded prediction may be from the recorded answer: they are one number, and a writer
+may have rounded one of them.
+"""
+
+
+def check_name(name: str) -> str:
+    """The name, when it can be part of a key, a tag and a URL; raises `PackageError`."""
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", name):
+        raise PackageError(
+            f"model name {name[:80]!r}: want at most 64 of a-z, 0-9, '.', '_', '-', "
+            "with a letter or digit first and last"
+        )
+    return name
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Refuse a manifest that makes no sense, or asks for more memory or time than any model needs;
+    raises `PackageError`.
+    """
+    check_name(manifest.name)
+    _check_files(manifest)
+    _check_texts(manifest)
+    _check_features(manifest)
+    if manifest.task == "classification" and not 2 <= len(manifest.labels) <= MAX_LABELS:
+        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels, want 2 to {MAX_LABELS}")
+    if manifest.task == "regression" and manifest.labels:
+        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels for a regression, want none")
+    if len(set(manifest.labels)) != len(manifest.labels):
+        raise PackageError(f"{MANIFEST}: a label is there twice")
+    for name, value in manifest.metrics.items():
+        if not math.isfinite(value):
+            raise PackageError(f"{MANIFEST}: metric {name} is {value}")
+    _check_parameters(manifest.parameters)
+    if manifest.image is not None:
+        _check_picture(manifest, manifest.image)
+    if manifest.statistics is not None:
+        _check_statistics(manifest.statistics)
+    if manifest.evaluation is not None:
+        _check_evaluation(manifest, manifest.evaluation)
+
+
+def _check_files(manifest: Manifest) -> None:
+    paths = [file.path for file in manifest.files]
+    evaluation = manifest.evaluation.file if manifest.evaluation else None
+    for file in [*manifest.files, *([evaluation] if evaluation else [])]:
+        allowed = (
+            {EVALUATION: MAX_EVALUATION}
+            if file is evaluation
+            else {ONNX: MAX_ONNX, SKOPS: MAX_MODEL, GOLDEN: MAX_GOLDEN}
+        )
+        if file.path not in allowed:
+            raise PackageError(f"{file.path[:80]!r}: not a file of a model package")
+        if not 0 <= file.size <= allowed[file.path]:
+            raise PackageError(
+                f"{file.path}: {file.size} bytes, at most {allowed[file.path]} are read"
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
+            raise PackageError(f"{file.path}: {file.sha256[:80]!r} is not a sha256")
+    if len(set(paths)) != len(paths):
+        raise PackageError(f"{MANIFEST}: names a file twice")
+    if GOLDEN not in paths:
+        raise PackageError(f"{GOLDEN}: missing from the manifest")
+    needed = ONNX if manifest.runtime == "onnx" else SKOPS
+    if needed not in paths:
+        raise PackageError(
+            f"{needed}: missing from the manifest, whose runtime is {manifest.runtime}"
+        )
+
+
+def _check_texts(manifest: Manifest) -> None:
+    _check_lengths(
+        "a name or a version",
+        [
+            manifest.created,
+            manifest.publisher,
+            manifest.training_commit or "",
+            manifest.data_digest or "",
+            manifest.runtime_reason,
+            *manifest.libraries,
+            *manifest.libraries.values(),
+        ],
+    )
+    _check_lengths("a feature's name", [feature.name for feature in manifest.features])
+    _check_lengths("a label", manifest.labels)
+    _check_lengths("a metric's name", manifest.metrics)
+    for what, entries in (("metrics", manifest.metrics), ("libraries", manifest.libraries)):
+        _check_count(what, entries)
+
+
+def _check_lengths(what: str, texts: Iterable[str]) -> None:
+    longest = max(map(len, texts), default=0)
+    if longest > MAX_TEXT:
+        raise PackageError(f"{MANIFEST}: {what} has {longest} characters, at most {MAX_TEXT}")
+
+
+def _check_count(what: str, entries: Mapping[str, Any]) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise PackageError(f"{MANIFEST}: {len(entries)} {what}, at most {MAX_ENTRIES}")
+
+
+def _check_features(manifest: Manifest) -> None:
+    if not 1 <= len(manifest.features) <= MAX_FEATURES:
+        raise PackageError(
+            f"{MANIFEST}: {len(manifest.features)} features, want 1 to {MAX_FEATURES}"
+        )
+    if len({feature.name for feature in manifest.features}) != len(manifest.features):
+        raise PackageError(f"{MANIFEST}: two features have one name")
+    for feature in manifest.features:
+        if feature.dtype not in DTYPES:
+            raise PackageError(
+                f"feature {feature.name!r}: dtype {feature.dtype[:80]!r}, "
+                f"want one of {', '.join(DTYPES)}"
+            )
+        if (
+            len(feature.shape) > MAX_DIMENSIONS
+            or any(not 0 < side <= MAX_ELEMENTS for side in feature.shape)
+            or math.prod(feature.shape) > MAX_ELEMENTS
+        ):
+            shape = str(feature.shape)[:80]
+            raise PackageError(
+                f"feature {feature.name!r}: absurd shape {shape}, want at most {MAX_DIMENSIONS} "
+                f"sides and {MAX_ELEMENTS} elements"
+            )
+    if manifest.layout == "matrix" and not _is_matrix(manifest.features):
+        raise PackageError(
+            f"{MANIFEST}: a matrix has one dtype, and one shaped feature or only numbers"
+        )
+    if manifest.layout == "series" and (len(manifest.features) != 1 or manifest.features[0].shape):
+        raise PackageError(f"{MANIFEST}: a series has one feature without a shape")
+    if manifest.layout == "table" and any(feature.shape for feature in manifest.features):
+        raise PackageError(f"{MANIFEST}: a table's features have no shape")
+
+
+def _is_matrix(features: Sequence[Feature]) -> bool:
+    same = len({feature.dtype for feature in features}) == 1 and features[0].dtype != "str"
+    return same and (
+        (len(features) == 1 and len(features[0].shape) >= 1) or not any(f.shape for f in features)
+    )
+
+
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    waiting: list[tuple[Any, int]] = [(parameters, 0)]
+    met = 0
+    while waiting:
+        value, depth = waiting.pop()
+        met += 1
+        if depth > MAX_DEPTH:
+            raise PackageError(f"{MANIFEST}: parameters are nested deeper than {MAX_DEPTH}")
+        if met > MAX_ENTRIES:
+            raise PackageError(f"{MANIFEST}: parameters hold more than {MAX_ENTRIES} values")
+        if isinstance(value, dict):
+            _check_lengths("a parameter's name", value)
+            waiting.extend((item, depth + 1) for item in value.values())
+        elif isinstance(value, list):
+            waiting.extend((item, depth + 1) for item in value)
+
+
+def _check_picture(manifest: Manifest, picture: Picture) -> None:
+    width, height = picture.width, picture.height
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise PackageError(
+            f"{MANIFEST}: image of {width} x {height}, want sides of 1 to {MAX_SIDE}"
+        )
+    if picture.mode != "L":
+        raise PackageError(
+            f"{MANIFEST}: image mode {picture.mode[:80]!r}, want 'L': pictures are read in grey"
+        )
+    if picture.background not in ("black", "white") or picture.ink not in ("bright", "dark"):
+        raise PackageError(
+            f"{MANIFEST}: image background {picture.background[:80]!r} and ink "
+            f"{picture.ink[:80]!r}, want 'black' or 'white', and 'bright' or 'dark'"
+        )
+    if not 0 < picture.maximum <= 2**32:
+        raise PackageError(f"{MANIFEST}: image maximum {picture.maximum}, want more than 0")
+    elements = math.prod(row_shape(manifest))
+    if manifest.layout != "matrix" or width * height != elements:
+        raise PackageError(
+            f"{MANIFEST}: image of {width} x {height} pixels for a {manifest.layout} whose rows "
+            f"have {elements} elements"
+        )
+
+
+def _check_statistics(statistics: Statistics) -> None:
+    count = len(statistics.elements)
+    _check_lengths("an element's name", statistics.elements)
+    if not count == len(statistics.mean) == len(statistics.std) == len(statistics.quantiles):
+        raise PackageError(
+            f"{MANIFEST}: statistics of {count} elements have {len(statistics.mean)} means, "
+            f"{len(statistics.std)} deviations and {len(statistics.quantiles)} quantiles"
+        )
+    levels = len(statistics.levels)
+    if levels > MAX_LEVELS or any(len(values) != levels for values in statistics.quantiles):
+        raise PackageError(
+            f"{MANIFEST}: statistics have {levels} levels, want at most {MAX_LEVELS}, and as many "
+            "quantiles for each element"
+        )
+    for shares in (statistics.answers, *statistics.categories.values()):
+        _check_lengths("a category", shares)
+        _check_count("categories", shares)
+    _check_count("features with categories", statistics.categories)
+
+
+def _check_evaluation(manifest: Manifest, evaluation: Evaluation) -> None:
+    if len(evaluation.description) > MAX_DESCRIPTION:
+        raise PackageError(
+            f"{MANIFEST}: the evaluation's description has {len(evaluation.description)} "
+            f"characters, at most {MAX_DESCRIPTION}"
+        )
+    if not 0 <= evaluation.rows < 2**53:
+        raise PackageError(f"{MANIFEST}: an evaluation on {evaluation.rows} rows")
+    table = evaluation.confusion or []
+    if table and {len(table), *map(len, table)} != {len(manifest.labels)}:
+        raise PackageError(
+            f"{MANIFEST}: a confusion matrix of other than {len(manifest.labels)} x "
+            f"{len(manifest.labels)} labels"
+        )
+    if any(not 0 <= count < 2**53 for row in table for count in row):
+        raise PackageError(f"{MANIFEST}: a confusion matrix with a count that is none")
+
+
+def check_golden_agrees(manifest: Manifest, golden: Golden) -> None:
+    """Refuse golden rows of another shape than the manifest says, answers that its predictions
+    contradict, and a tolerance that would let anything pass; raises `PackageError`.
+    """
+    if not len(golden.inputs) == len(golden.answers) == len(golden.predictions):
+        raise PackageError(f"{GOLDEN}: inputs, answers and predictions are not of one length")
+    if not 1 <= len(golden.inputs) <= MAX_GOLDEN_ROWS:
+        raise PackageError(f"{GOLDEN}: {len(golden.inputs)} rows, want 1 to {MAX_GOLDEN_ROWS}")
+    check_rows(manifest, golden.inputs)
+    classifies = manifest.task == "classification"
+    width = len(manifest.labels) if classifies else len(golden.answers[0])
+    if not 1 <= width <= MAX_LABELS:
+        raise PackageError(f"{GOLDEN}: answers of {width} values, want 1 to {MAX_LABELS}")
+    for number, answer in enumerate(golden.answers):
+        if len(answer) != width:
+            wanted = f"{width} labels" if classifies else f"{width} in the first"
+            raise PackageError(f"{GOLDEN}: answer {number} has {len(answer)} numbers for {wanted}")
+        if not all(map(math.isfinite, answer)):
+            raise PackageError(f"{GOLDEN}: answer {number} is not finite")
+    _check_tolerance(manifest, golden)
+    if classifies:
+        _check_probabilities(golden)
+    # What the service would make of these answers; one target alone is a number there, not a list.
+    answers = np.asarray(golden.answers, dtype=np.float64)
+    told = predictions_of(manifest, answers if classifies or width > 1 else answers[:, 0])
+    for number, (want, got) in enumerate(zip(told, golden.predictions, strict=True)):
+        if problem := _contradiction(manifest, golden.answers[number], want, got):
+            raise PackageError(f"{GOLDEN}: prediction {number} contradicts its answer: {problem}")
+
+
+def _check_tolerance(manifest: Manifest, golden: Golden) -> None:
+    allowed = MAX_TOLERANCE
+    if manifest.task == "regression":
+        # As it is written: relative to the largest answer, of which a zero still has one.
+        allowed *= max(abs(value) for answer in golden.answers for value in answer) + 1e-12
+    if not 0 <= golden.tolerance <= allowed:
+        raise PackageError(
+            f"{GOLDEN}: tolerance {golden.tolerance:g}, want 0 to {allowed:g}: what is recorded is "
+            "what the model answers"
+        )
+
+
+def _check_probabilities(golden: Golden) -> None:
+    # As when they were written. A tolerance says something about probabilities alone.
+    for number, answer in enumerate(golden.answers):
+        if min(answer) < -1e-3 or abs(sum(answer) - 1) > 1e-2:
+            raise PackageError(
+                f"{GOLDEN}: answer {number} is no probabilities: they are below 0, or do not sum "
+                "to 1"
+            )
+
+
+def _contradiction(
+    manifest: Manifest, answer: Sequence[float], want: Prediction, got: Prediction
+) -> str:
+    if manifest.task == "regression":
+        if got.labels or got.probabilities or not _same(want.value, got.value):
+            return f"value {str(got.value)[:60]}, the answer is {str(want.value)[:60]}"
+        return ""
+    if got.value is not None or not len(want.labels) == len(got.labels) == len(got.probabilities):
+        return (
+            f"{len(got.labels)} labels with {len(got.probabilities)} probabilities, "
+            f"want the best {len(want.labels)}"
+        )
+    if len(set(got.labels)) != len(got.labels):
+        return f"labels {got.labels}: one is there twice"
+    place = {label: at for at, label in enumerate(manifest.labels)}
+    for label, given, best in zip(got.labels, got.probabilities, want.probabilities, strict=True):
+        # Equally probable labels may stand in any order.
+        if label not in place or not _same(answer[place[label]], best):
+            return f"labels {got.labels}, the best are {want.labels}"
+        if not _same(given, best):
+            return f"{label!r} with probability {given}, the answer is {best}"
+    return ""
+
+
+def _same(one: float | list[float] | None, other: float | list[float] | None) -> bool:
+    if isinstance(one, list) or isinstance(other, list):
+        return (
+            isinstance(one, list)
+            and isinstance(other, list)
+            and len(one) == len(other)
+            and all(map(_same, one, other))
+        )
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= _SAME * max(1.0, abs(one))

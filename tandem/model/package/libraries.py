@@ -1,0 +1,50 @@
+"""The versions of the libraries that a package was made with, against those that are here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from collections.abc import Mapping
+
+from tandem.errors import PackageError
+from tandem.model.package.format import SKOPS, Manifest
+
+
+def check_libraries(manifest: Manifest, lock: Mapping[str, str] | None = None) -> None:
+    """Refuse a package whose estimator another version of scikit-learn or skops wrote; names both
+    versions.
+
+    `lock` maps library to version as the application has them locked; without it, what is installed
+    here counts. A package that is answered by ONNX needs neither.
+    """
+    if manifest.runtime == "onnx":
+        return
+    for library in ("scikit-learn", "skops"):
+        made = manifest.libraries.get(library)
+        ours = lock.get(library) if lock is not None else _installed(library)
+        if made != ours:
+            raise PackageError(
+                f"{SKOPS}: made with {library} {made or 'of an unknown version'}, the application "
+                f"is locked to {library} {ours or '(none)'}: train again with "
+                f"{ours or 'a locked version'}, or change the lock"
+            )
+
+
+def locked_versions(requirements: str) -> dict[str, str]:
+    """Library → version out of a requirements file's text (`name==version` lines)."""
+    found = re.findall(r"(?m)^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", requirements)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def _installed(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    found = {name: _installed(name) for name in names}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, **{name: version for name, version in found.items() if version}}

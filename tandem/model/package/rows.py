@@ -1,0 +1,101 @@
+"""Rows between people's JSON and the model's arrays, and answers as predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem.errors import PackageError
+from tandem.model.package.format import DTYPES, Feature, Manifest, Prediction
+
+
+def check_rows(manifest: Manifest, rows: Sequence[Any]) -> None:
+    """Refuse rows that are not of the features' shapes; raises `PackageError` that names the
+    row.
+    """
+    shape = row_shape(manifest)
+    for number, row in enumerate(rows):
+        if _shape_of(row) != shape:
+            raise PackageError(f"row {number}: shape {list(_shape_of(row))}, want {list(shape)}")
+
+
+def as_array(manifest: Manifest, rows: Any) -> NDArray[Any]:
+    """JSON-like rows as the array that `Predictor.predict` takes; `null` is a missing number (NaN).
+
+    Raises `PackageError` when a row has another shape, or a value another type, than the features
+    say.
+    """
+    shape = row_shape(manifest)
+    try:
+        if manifest.layout == "matrix":
+            dtype = DTYPES[manifest.features[0].dtype]
+            array = np.asarray(rows, dtype=dtype)
+        else:
+            check_rows(manifest, rows)
+            array = np.empty((len(rows), *shape), dtype=object)
+            for column, feature in enumerate(manifest.features):
+                array[:, column] = [_value(feature, row[column]) for row in rows]
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise PackageError(f"rows are not what the features say: {problem}") from None
+    if array.shape[1:] != shape:
+        raise PackageError(f"rows have shape {list(array.shape[1:])}, want {list(shape)}")
+    return array
+
+
+def as_rows(array: NDArray[Any]) -> list[list[Any]]:
+    """The opposite of `as_array`: rows as JSON can hold them."""
+    return [_jsonable(row) for row in array.tolist()]
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _value(feature: Feature, value: Any) -> Any:
+    if feature.dtype == "str":
+        if value is None or isinstance(value, str):
+            return value
+        raise TypeError(f"{feature.name} is {value!r}, want a text")
+    if isinstance(value, str) or (value is None and not feature.dtype.startswith("float")):
+        raise TypeError(f"{feature.name} is {value!r}, want {feature.dtype}")
+    return math.nan if value is None else DTYPES[feature.dtype](value).item()
+
+
+def row_shape(manifest: Manifest) -> tuple[int, ...]:
+    first = manifest.features[0]
+    return (
+        tuple(first.shape)
+        if len(manifest.features) == 1 and first.shape
+        else (len(manifest.features),)
+    )
+
+
+def _shape_of(row: Any) -> tuple[int, ...]:
+    shape = []
+    while isinstance(row, list | tuple):
+        shape.append(len(row))
+        row = row[0] if row else None
+    return tuple(shape)
+
+
+def predictions_of(manifest: Manifest, answers: NDArray[Any], top: int = 3) -> list[Prediction]:
+    """Answers in the shape that the service gives them: the `top` labels, best first, or the
+    value.
+    """
+    if manifest.task == "regression":
+        return [Prediction(value=value) for value in answers.tolist()]
+    order = np.argsort(-answers, axis=1, kind="stable")[:, :top]
+    best = np.take_along_axis(answers, order, axis=1)
+    labels = manifest.labels
+    return [
+        Prediction(labels=[labels[i] for i in places], probabilities=values)
+        for places, values in zip(order.tolist(), best.tolist(), strict=True)
+    ]

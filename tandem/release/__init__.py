@@ -1,0 +1,1 @@
+"""The way of a release: what is needed, the steps, and what is recorded of them."""

@@ -1,0 +1,122 @@
+"""The published versions of a model for people: how good, accepted or not, live or not."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from tandem.errors import TandemError
+from tandem.model import acceptance
+from tandem.model.repository import Version
+from tandem.release.project import Project
+from tandem.release.steps import rule
+from tandem.storage.numbered import AT_ONCE
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One version. `champion`: what a newer one is compared with, the model of the newest release;
+    `live`: in the image that the target runs now. `size` in bytes.
+    """
+
+    version: int
+    digest: str
+    created: str
+    publisher: str
+    metrics: dict[str, float]
+    runtime: str
+    size: int
+    verdict: str
+    releases: list[int]
+    champion: bool
+    live: bool
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What one version says of itself and another says otherwise; `-` where it says nothing."""
+
+    what: str
+    before: str
+    after: str
+
+
+def entries(project: Project, *, limit: int = 20) -> list[Entry]:
+    """The newest versions, newest first. Raises `StorageError`."""
+    released: dict[int, list[int]] = {}
+    newest = None
+    for record in project.ledger.releases.all():
+        newest = newest or record
+        released.setdefault(record.model.version, []).append(record.number)
+    live = _live_version(project)
+    versions = list(itertools.islice(project.models.versions(), limit))
+    by = rule(project)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        verdicts = list(pool.map(lambda version: _verdict(project, version, by), versions))
+    return [
+        Entry(
+            version=version.number,
+            digest=version.digest,
+            created=version.created,
+            publisher=version.publisher,
+            metrics=dict(version.manifest.metrics),
+            runtime=version.manifest.runtime,
+            size=sum(file.size for file in version.manifest.files),
+            verdict=verdict,
+            releases=sorted(released.get(version.number, [])),
+            champion=newest is not None and newest.model.version == version.number,
+            live=version.number == live,
+        )
+        for version, verdict in zip(versions, verdicts, strict=True)
+    ]
+
+
+def difference(project: Project, before: int, after: int) -> list[Change]:
+    """What differs between two versions, the most telling first. Raises `NotFound`."""
+    one, other = (project.models.version(number) for number in (before, after))
+    rows: list[Change] = []
+
+    def compare(name: str, left: object, right: object) -> None:
+        if left != right:
+            rows.append(Change(name, _text(left), _text(right)))
+
+    for kind in ("metrics", "parameters", "libraries"):
+        left, right = getattr(one.manifest, kind), getattr(other.manifest, kind)
+        for key in sorted({*left, *right}):
+            compare(f"{kind.removesuffix('s')} {key}", left.get(key), right.get(key))
+    for name in ("task", "runtime", "labels", "training_commit", "data_digest"):
+        compare(name.replace("_", " "), getattr(one.manifest, name), getattr(other.manifest, name))
+    compare("features", len(one.manifest.features), len(other.manifest.features))
+    for path in ("model.onnx", "model.skops"):
+        compare(f"size of {path}", _size(one, path), _size(other, path))
+    compare("publisher", one.publisher, other.publisher)
+    compare("created", one.created, other.created)
+    return rows
+
+
+def _live_version(project: Project) -> int | None:
+    try:
+        live = project.target.current()
+    except TandemError:
+        return None  # the catalog is worth reading while the target is away
+    if live is None:
+        return None
+    images = project.ledger.images.newest_first()
+    return next((r.model.version for r in images if r.digest == live.digest), None)
+
+
+def _verdict(project: Project, version: Version, by: acceptance.Rule) -> str:
+    verdict = acceptance.standing_verdict(project.models, version, by)
+    if verdict is None:
+        return "not judged yet"
+    return ("accepted" if verdict.accepted else "refused") + (
+        f": {verdict.reason}" if verdict.reason else ""
+    )
+
+
+def _size(version: Version, path: str) -> int | None:
+    return next((file.size for file in version.manifest.files if file.path == path), None)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""The client of a packed service: readiness, version, questions."""

@@ -1,0 +1,100 @@
+"""Reads request bodies: whole, bounded in size and time, and in what all of them hold at once.
+
+Each that is still coming holds a thread, which cannot be interrupted: what ends it is the end of
+its connection, for which serving/connections.py looks at what is noted here.
+"""
+
+from __future__ import annotations
+
+import time
+from threading import Lock, get_ident
+from typing import Any
+
+from tandem.serving.problems import Problem
+
+HEARD_OUT = 4
+"""Times the limit that a body may have and still be read to its end before it is refused."""
+PART_BYTES = 1 << 16
+
+
+class Bodies:
+    """Which requests are at work, which of them still wait for their body; and the reading."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self.most = most
+        self.seconds = seconds
+        # When each began, by its thread: all requests, and those whose body is being read.
+        self.began: dict[int, float] = {}
+        self.reading: dict[int, float] = {}
+        self.pressed = False  # whether more than `most` come slowly
+        self.ended = 0  # connections of slow senders, so far
+        self._held = 0  # bytes of bodies that are not whole yet, beyond the first part of each
+        self._lock = Lock()
+
+    def read(self, stream: Any, length: int | None, limit: int) -> bytes:
+        """The body of `length` bytes, where it was told.
+
+        Raises Problem: 400 cut short, 408 too slow, 413 too long, 503 too many at once.
+        """
+        # Most clients send all before they listen: what is only somewhat too long is taken and
+        # thrown away, so that they hear why and not just that the connection broke.
+        if length is not None and length > HEARD_OUT * limit:
+            raise _too_long(length, limit)
+        me = get_ident()
+        ended = self.ended
+        began = self.reading[me] = time.perf_counter()
+        try:
+            parts, size = self._parts(stream, length, limit, began)
+        finally:
+            del self.reading[me]
+        if size > limit:
+            raise _too_long(length, limit)
+        if time.perf_counter() - began > self.seconds:
+            raise Problem(408, f"The body did not arrive within {self.seconds:g} seconds.")
+        if length is not None and size != length:
+            if ended != self.ended:
+                raise Problem(408, "The body came too slowly; send it at once.")
+            raise Problem(400, f"The body ended after {size} of {length} bytes.")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _parts(
+        self, stream: Any, length: int | None, limit: int, began: float
+    ) -> tuple[list[bytes], int]:
+        """What there is of the body, nothing where it is too long, and its size."""
+        parts: list[bytes] = []
+        size = held = 0
+        most = HEARD_OUT * limit
+        # No more than what is still to come: for more the server waits until the body's end.
+        left = most + 1 if length is None else length
+        try:
+            while size != length and (part := stream.read(min(left - size, PART_BYTES))):
+                size += len(part)
+                if size <= limit:
+                    if parts:
+                        held += len(part)
+                        self._hold(len(part), self.most * limit)
+                    parts.append(part)
+                else:
+                    parts.clear()
+                if size > most or time.perf_counter() - began > self.seconds:
+                    break
+        finally:
+            if held:
+                self._hold(-held, self.most * limit)
+        return parts, size
+
+    def _hold(self, size: int, most: int) -> None:
+        with self._lock:
+            self._held += size
+            full = size > 0 and self._held > most
+        if full:
+            raise Problem(
+                503,
+                "Too many long requests are still being sent; try again.",
+                {"Retry-After": "1"},
+            )
+
+
+def _too_long(length: int | None, limit: int) -> Problem:
+    told = "more than that" if length is None else f"{length} bytes"
+    return Problem(413, f"At most {limit} bytes are taken, the body has {told}.")
