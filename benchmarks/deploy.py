@@ -154,7 +154,7 @@ def _new_model(figures: Figures, space: str) -> None:
             "DAGSTER_HOME": str(home / "dagster"),
         }
         print("first release, with the tests of the commit …", flush=True)
-        _run("-m", "orchestration", "release")
+        _run("-m", "tandem.dagster", "release")
         from release import _publish_another
 
         from orchestration.apps import APPS
@@ -167,7 +167,7 @@ def _new_model(figures: Figures, space: str) -> None:
         for number in range(3):
             _publish_another(project, number)
             began = time.perf_counter()
-            said = _run("-m", "orchestration", "release", "--json")
+            said = _run("-m", "tandem.dagster", "release", "--json")
             totals.append(time.perf_counter() - began)
             for name, took in _steps(said).items():
                 steps.setdefault(name, []).append(took)
@@ -196,7 +196,7 @@ def _under_load(figures: Figures, project: Any, home: Path) -> None:
     url = project.target.url()
     _publish_another(project, 99)
     with Astray(url), Wrk(url, "/score", connections=64, script=script) as wrk:
-        _run("-m", "orchestration", "release")
+        _run("-m", "tandem.dagster", "release")
         time.sleep(5)
     print(*wrk.failures, sep="\n")
     figures.add("asked meanwhile by 64 connections: POST /score", wrk.requests, "requests")
@@ -208,8 +208,8 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
     import dagster as dg
 
     from orchestration.apps import APPS
-    from orchestration.definitions import build_defs
     from tandem.dagster import recovery
+    from tandem.dagster.definitions import build_defs
     from tandem.dagster.release_command import release_needed
     from tandem.oci.remote import RemoteRegistry
     from tandem.release.project import Project
