@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from tandem.build.app_build import (
-    AppBuild,
-    Recipe,
-    TestReport,
-    locked_environment,
-    read_recipe,
-    run_tests,
-)
-from tandem.errors import BuildError
+from tandem.build.app_build import AppBuild
+from tandem.build.environment import locked_environment
+from tandem.build.locks import Lock, Locks, lock
+from tandem.build.recipe import Recipe, read_recipe
+from tandem.build.tests import NO_TESTS, TestReport, run_tests
+from tandem.errors import BuildError, RecipeError
 from tandem.model.package import locked_versions
 from tandem.release.progress import uploading
 from tandem.release.project import Project
 from tandem.release.records import Proof
 from tandem.source import Commit
-from tandem.util.folders import clean_folder
+from tandem.util.files import write_whole
+from tandem.util.folders import scratch
 
 log = logging.getLogger("tandem")
 
@@ -50,14 +50,20 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
             project.builds.keep(build)
         return build
     log.info("building commit %s %s", commit.short, commit.subject)
-    with clean_folder(project.state, "checkouts") as folder:
+    # Where no configuration of an outer project reaches: tests look for it above their folder.
+    with scratch("checkouts") as folder:
         source.checkout(commit.sha, folder)
         try:
             recipe = read_recipe(folder, project.app)
-        except BuildError as problem:
+            app_lock, test_lock = _locks(project, folder, recipe)
+        except RecipeError as problem:
             return _without_recipe(project, commit, problem)
-        python = locked_environment(folder / recipe.test_lock, project.state / "environments")
-        report = run_tests(folder, recipe, python=python)
+        report = NO_TESTS
+        if recipe.tests:
+            name = recipe.test_lock or recipe.lock
+            pinned = _lock_file(project, folder, name, test_lock)
+            python = locked_environment(pinned, project.state / "environments")
+            report = run_tests(folder, recipe.test, python=python)
         log.info("tests of %s: %s", commit.short, report.summary)
         build = AppBuild(
             commit=commit.sha,
@@ -71,11 +77,52 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
         )
     if report.passed:
         # Checked out anew: the tests may have written where they ran.
-        with clean_folder(project.state, "checkouts") as folder:
+        with scratch("checkouts") as folder:
             source.checkout(commit.sha, folder)
-            build = _make_app_image(project, folder, build)
+            build = _make_app_image(project, folder, build, app_lock)
     project.builds.keep(build)
     return build
+
+
+def _locks(project: Project, folder: Path, recipe: Recipe) -> tuple[Lock, Lock]:
+    """What pins the libraries of the app, and those of its tests.
+
+    The commit's own ones where they pin everything by hash. Raises `RecipeError`, and `BuildError`
+    where an index is unreachable.
+    """
+    locks = Locks(project.store, project.app)
+    python = _python(project)
+    app = lock(folder, recipe.lock, locks=locks, python=python, also=recipe.needs)
+    for note in app.notes:
+        log.info("%s", note)
+    if not recipe.tests:
+        return app, app
+    if recipe.test_lock:
+        return app, lock(folder, recipe.test_lock, locks=locks, python=python)
+    needs = [*recipe.needs, "pytest"]
+    more = recipe.test_requirements
+    return app, lock(folder, recipe.lock, locks=locks, python=python, also=needs, more=more)
+
+
+def _lock_file(project: Project, folder: Path, name: str, found: Lock) -> Path:
+    """The commit's own file, or the lock that was made for it, on this disk."""
+    if found.own:
+        return folder / name
+    data = found.text.encode()
+    path = project.state / "locks" / f"{hashlib.sha256(data).hexdigest()[:16]}.txt"
+    if not path.exists():
+        write_whole(path, data)
+    os.utime(path)  # what is not used for long is removed
+    return path
+
+
+def _python(project: Project) -> str:
+    """The Python that the image will have, like "3.11"."""
+    if base := project.settings.base_image:
+        from tandem.oci.app_image.assemble import find_base
+
+        return find_base(base).runtime.version
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> AppBuild:
@@ -101,23 +148,27 @@ def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> Ap
     return build
 
 
-def _make_app_image(project: Project, folder: Path, build: AppBuild) -> AppBuild:
+def _make_app_image(project: Project, folder: Path, build: AppBuild, found: Lock) -> AppBuild:
     from tandem.oci.app_image.make import make_app_image
     from tandem.oci.attest import attach_materials, signing_key
     from tandem.oci.image import digest_of, push
 
-    recipe, lock = build.recipe, folder / build.recipe.lock
+    recipe = build.recipe
+    lock_file = _lock_file(project, folder, recipe.lock, found)
+    builder = project.settings.builder
+    if builder == "auto" and not _is_for_tandem(folder, found):
+        builder = "assemble"
     tag = f"app-{build.tree[:12]}"
     made = make_app_image(
         folder,
         recipe.paths,
-        lock,
+        lock_file,
         cache=project.state / "cache",
         registry=project.registry,
         tag=tag,
         app=project.app,
         commit="",  # of the tree alone: the commit is written when the model is put on
-        builder=project.settings.builder,
+        builder=builder,
         base=project.settings.base_image,
         command=recipe.command,
         progress=log.info,
@@ -138,12 +189,21 @@ def _make_app_image(project: Project, folder: Path, build: AppBuild) -> AppBuild
         image=made.image.digest,
         layers=list(made.image.layers),
         transfers=transfers,
-        lock_digest=digest_of(lock.read_bytes()),
-        locked=locked_versions(lock.read_text(encoding="utf-8")),
+        lock_digest=digest_of(lock_file.read_bytes()),
+        locked=locked_versions(lock_file.read_text(encoding="utf-8")),
         base_digest=made.base,
         builder=made.builder,
         components=len(made.components),
     )
+
+
+def _is_for_tandem(folder: Path, found: Lock) -> bool:
+    """Whether the commit has a Dockerfile that takes its base and its lock from Tandem."""
+    try:
+        dockerfile = (folder / "Dockerfile").read_text("utf-8", errors="replace")
+    except OSError:
+        return False
+    return found.own and "ARG BASE_IMAGE" in dockerfile
 
 
 def _made_for(project: Project) -> str:
