@@ -7,11 +7,12 @@ import http.client
 import math
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tandem.contract import Version
 from tandem.errors import ImageFault, TargetError
 
 if TYPE_CHECKING:
@@ -21,38 +22,6 @@ TIMEOUT = 10.0
 """Seconds in which one answer must begin."""
 POLL = 0.005
 MOST = 16 * 2**20
-
-
-class AppVersion(msgspec.Struct, frozen=True):
-    """The application's side of `GET /version`."""
-
-    name: str
-    commit: str | None
-
-
-class ModelVersion(msgspec.Struct, frozen=True):
-    """The model's side of `GET /version`."""
-
-    name: str
-    version: int | None
-    digest: str
-    runtime: str = ""
-
-
-class ImageVersion(msgspec.Struct, frozen=True):
-    """Which image the service was started from, as its target told it."""
-
-    digest: str | None
-
-
-class Version(msgspec.Struct, frozen=True):
-    """What a service says of itself on `GET /version`."""
-
-    app: AppVersion
-    model: ModelVersion
-    image: ImageVersion
-    libraries: Mapping[str, str] = {}
-    release: int | None = None
 
 
 class AskReport(msgspec.Struct, frozen=True):
