@@ -263,10 +263,6 @@ def manifests(app: str) -> None:
     from tandem.release import steps
 
     project = _project(app)
-    if not hasattr(project.target, "manifests"):
-        raise TandemError(
-            f"{project.target.name} has no manifests: set TANDEM_TARGET=k8s://CONTEXT/NAMESPACE"
-        )
     click.echo(project.target.manifests(steps.next_deployment(project)), nl=False)
 
 

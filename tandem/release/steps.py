@@ -52,7 +52,8 @@ from tandem.release.records import (
 )
 from tandem.service import client
 from tandem.source import Commit
-from tandem.targets import DeployRequest, Live, run_once, sweep_once
+from tandem.targets import DeployRequest, Live
+from tandem.targets.once import run_once, sweep_once
 from tandem.util.folders import clean_folder, sweep_scratch
 
 if TYPE_CHECKING:
@@ -647,7 +648,10 @@ def go_live(project: Project) -> Deployed:
         client.ask_golden(url, golden)
 
     live = project.target.deploy(
-        _request(project, image), check=check, progress=lambda text: log.info("%s", text)
+        _request(project, image),
+        check=check,
+        progress=lambda text: log.info("%s", text),
+        live=before,
     )
     return Deployed(
         live=live,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.storage import Progress, Stat, check_key
+from tandem.storage.store import Progress, Stat, check_key
 
 CHUNK = 2**20
 STALE = 24 * 3600.0

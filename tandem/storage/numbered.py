@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.storage import Store
+from tandem.storage.store import Store
 
 DIGITS = 6
 AT_ONCE = 8

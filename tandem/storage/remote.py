@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 from tandem.errors import Conflict, NotFound
-from tandem.storage import Progress, Stat, check_key, transfer
-from tandem.storage.transfer import Failure, attempt, download, read_full
+from tandem.storage import transfer
+from tandem.storage.store import Progress, Stat, check_key
+from tandem.storage.transfer import FailedAttempt, attempt, download, read_full
 
 CONNECT, READ = 10, 60
 """Seconds after which a connection that does not come, or brings nothing, is given up."""
@@ -158,7 +159,7 @@ class RemoteStore(abc.ABC):
         """The HTTP status that an exception of the SDK tells of."""
 
     @abc.abstractmethod
-    def _explain(self, key: str, problem: Exception) -> Failure:
+    def _explain(self, key: str, problem: Exception) -> FailedAttempt:
         """What went wrong, in words for a person; raises what is no error of the store."""
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from tandem.errors import StorageError
-from tandem.storage import Progress
+from tandem.storage.store import Progress
 
 ATTEMPTS = 5
 PATIENCE = 30.0
@@ -29,7 +29,7 @@ AT_ONCE = 2
 Result = TypeVar("Result")
 
 
-class Failure(msgspec.Struct, frozen=True):
+class FailedAttempt(msgspec.Struct, frozen=True):
     """What went wrong, as this package's error; `again` when a retry can help, after `wait`
     seconds.
     """
@@ -41,7 +41,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 def attempt(
     operation: Callable[[], Result],
-    explain: Callable[[Exception], Failure],
+    explain: Callable[[Exception], FailedAttempt],
     *,
     attempts: int = ATTEMPTS,
     sleep: Callable[[float], None] = time.sleep,

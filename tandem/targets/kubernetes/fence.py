@@ -49,7 +49,7 @@ class Fence:
         self.api = api
         self.holder = holder
 
-    def judge(self, kind: str, found: Object) -> None:
+    def refuse_newer(self, kind: str, found: Object) -> None:
         """Raise `Superseded` when a newer holder wrote the object."""
         if fence_of(found) > self.holder.number:
             raise Superseded(f"{kind}/{found['metadata']['name']} was taken by a newer deploy")
@@ -107,7 +107,7 @@ class Fence:
         """Read, judge, write; again from the start when the object changed in between."""
         for _ in range(TRIES):
             if (found := self.api.get(kind, name)) is not None:
-                self.judge(kind, found)
+                self.refuse_newer(kind, found)
             try:
                 return once(found)
             except ApiError as problem:

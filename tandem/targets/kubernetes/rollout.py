@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,12 +14,13 @@ import msgspec
 from tandem.errors import ImageFault, TargetError
 from tandem.targets.kubernetes.api import Api
 from tandem.targets.kubernetes.manifests import RELEASE, Object
+from tandem.targets.kubernetes.pods import evidence, is_ready
+from tandem.targets.kubernetes.timeline import Timeline
 
 LOOK = 5.0
 """Seconds without news after which the Deployment is read: a watch may have gone silent."""
 UNSCHEDULABLE = 30.0
 """Seconds a pod may wait for a node: time for an autoscaler to say that it makes one."""
-LOG_LINES = 12
 KILLED = (137, 143)
 """What a container exits with after SIGKILL and SIGTERM."""
 REVISION = "deployment.kubernetes.io/revision"
@@ -31,7 +31,7 @@ CANNOT_START = {"InvalidImageName", "CreateContainerConfigError", "CreateContain
                 "ErrImageNeverPull", "RunContainerError"}  # fmt: skip
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class RolloutStatus(msgspec.Struct, frozen=True):
     """How far a rollout is: `waiting_for` is empty when it is whole, `stopped` says why it
     cannot be."""
 
@@ -49,27 +49,27 @@ class Stuck(msgspec.Struct, frozen=True):
     """`ImageFault` where it is the image's."""
 
 
-def judge(deployment: Object) -> Verdict:
+def status_of(deployment: Object) -> RolloutStatus:
     """What `kubectl rollout status` says
     (k8s.io/kubectl/pkg/polymorphichelpers/rollout_status.go)."""
     wanted = deployment["spec"].get("replicas", 1)
     status = deployment.get("status") or {}
     if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
-        return Verdict("the controller to see it")
+        return RolloutStatus("the controller to see it")
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "ProgressDeadlineExceeded":
-            return Verdict(stopped="it made no progress within its deadline")
+            return RolloutStatus(stopped="it made no progress within its deadline")
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return Verdict(stopped=f"pods cannot be made: {condition.get('message', '')}")
+            return RolloutStatus(stopped=f"pods cannot be made: {condition.get('message', '')}")
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
     available = status.get("availableReplicas", 0)
     if updated < wanted:
-        return Verdict(f"{updated} of {wanted} new pods made")
+        return RolloutStatus(f"{updated} of {wanted} new pods made")
     if total > updated:
-        return Verdict(f"{total - updated} old pods to go")
+        return RolloutStatus(f"{total - updated} old pods to go")
     if available < updated:
-        return Verdict(f"{available} of {updated} new pods available")
-    return Verdict()
+        return RolloutStatus(f"{available} of {updated} new pods available")
+    return RolloutStatus()
 
 
 def stuck(pods: Iterable[Object], ours: str) -> Stuck | None:
@@ -168,28 +168,6 @@ def _code(container: Object) -> str:
     return f" (exit code {last['exitCode']})" if "exitCode" in last else ""
 
 
-class Moment(msgspec.Struct, frozen=True):
-    """One line of a rollout's timeline; `second` since it began."""
-
-    second: float
-    what: str
-
-
-class Timeline:
-    """What happened when, told as it happens."""
-
-    def __init__(self, progress: Callable[[str], None]) -> None:
-        self.began = time.monotonic()
-        self.moments: list[Moment] = []
-        self._progress = progress
-
-    def say(self, what: str) -> None:
-        """One more line, unless it is the last one again."""
-        if not self.moments or self.moments[-1].what != what:
-            self.moments.append(Moment(round(time.monotonic() - self.began, 2), what))
-            self._progress(what)
-
-
 def wait(
     api: Api,
     app: str,
@@ -275,22 +253,20 @@ def _watch(
         template = deployment["spec"]["template"]["metadata"].get("annotations") or {}
         if template.get(RELEASE) != str(release):
             raise TargetError(f"Deployment/{app} was changed by somebody during the rollout")
-        verdict = judge(deployment)
+        status = status_of(deployment)
         ours = revisions.hash_of(deployment)
-        if not verdict.waiting_for and not verdict.stopped:
-            mine = [pod for pod in pods.values() if _is_of(pod, ours) and _ready(pod)]
+        if not status.waiting_for and not status.stopped:
+            mine = [pod for pod in pods.values() if _is_of(pod, ours) and is_ready(pod)]
             if len(mine) >= deployment["spec"].get("replicas", 1):
                 return mine
-            verdict = Verdict("the pods to be seen ready")
+            status = RolloutStatus("the pods to be seen ready")
         if found_stuck := stuck(pods.values(), ours):
             raise found_stuck.fault(
                 f"{found_stuck.why}{evidence(api, found_stuck.pod, found_stuck.restarted)}"
             )
-        if verdict.stopped:
-            unready = next((n for n, p in pods.items() if _is_of(p, ours) and not _ready(p)), "")
-            raise TargetError(
-                f"{verdict.stopped}{evidence(api, unready, False) if unready else ''}"
-            )
+        if status.stopped:
+            unready = next((n for n, p in pods.items() if _is_of(p, ours) and not is_ready(p)), "")
+            raise TargetError(f"{status.stopped}{evidence(api, unready, False) if unready else ''}")
         if no_node := unschedulable(pods.values(), ours):
             no_node_since = no_node_since or time.monotonic()
             if time.monotonic() - no_node_since > UNSCHEDULABLE:
@@ -298,22 +274,16 @@ def _watch(
             timeline.say(f"waiting for a node for {no_node[0]}: {no_node[1]}")
         else:
             no_node_since = 0.0
-            timeline.say(f"waiting for {verdict.waiting_for}{_phases(pods.values(), ours)}")
+            timeline.say(f"waiting for {status.waiting_for}{_phases(pods.values(), ours)}")
         if time.monotonic() > end:
-            raise TargetError(f"still waiting for {verdict.waiting_for} after {deadline:.0f} s")
-
-
-def _ready(pod: Object) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return is_ready and not pod["metadata"].get("deletionTimestamp")
+            raise TargetError(f"still waiting for {status.waiting_for} after {deadline:.0f} s")
 
 
 def _phases(pods: Iterable[Object], ours: str) -> str:
     """What the new pods that are not ready are at."""
     at = []
     for pod in pods:
-        if _is_of(pod, ours) and not _ready(pod) and not pod["metadata"].get("deletionTimestamp"):
+        if _is_of(pod, ours) and not is_ready(pod) and not pod["metadata"].get("deletionTimestamp"):
             containers = (pod.get("status") or {}).get("containerStatuses") or [{}]
             waiting = (containers[0].get("state") or {}).get("waiting") or {}
             running = (containers[0].get("state") or {}).get("running")
@@ -321,48 +291,3 @@ def _phases(pods: Iterable[Object], ours: str) -> str:
                 waiting.get("reason") or ("running, not ready yet" if running else "scheduling")
             )
     return f" ({', '.join(sorted(set(at)))})" if at else ""
-
-
-def evidence(api: Api, pod: str, restarted: bool) -> str:
-    """The pod's last log lines and its warnings, to end an error with."""
-    log = api.log(pod, lines=LOG_LINES, previous=restarted) or (
-        api.log(pod, lines=LOG_LINES, previous=False) if restarted else ""
-    )
-    warnings = [line for line in events(api, pod) if line.startswith("Warning")]
-    text = f"; pod {pod}"
-    if log:
-        text += f" logged last:\n{log}"
-    if warnings:
-        text += ("\n" if log else " ") + "events:\n" + "\n".join(warnings[-5:])
-    return text
-
-
-def events(api: Api, name: str) -> list[str]:
-    """What the cluster noted about one object, oldest first; empty where that may not be read."""
-    try:
-        found = api.list("Event", field=f"involvedObject.name={name}")["items"]
-    except TargetError:
-        return []
-    found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-    return [
-        f"{e.get('type', '')} {e.get('reason', '')}: {' '.join((e.get('message') or '').split())}"
-        + (f" (x{e['count']})" if e.get("count", 1) > 1 else "")
-        for e in found
-    ]
-
-
-def describe(pod: Object) -> dict[str, Any]:
-    """A pod for a table: age in seconds."""
-    status = pod.get("status") or {}
-    containers = status.get("containerStatuses") or [{}]
-    made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-    annotations = pod["metadata"].get("annotations") or {}
-    return {
-        "name": pod["metadata"]["name"],
-        "release": int(annotations.get(RELEASE) or 0),
-        "ready": _ready(pod),
-        "restarts": containers[0].get("restartCount", 0),
-        "age": int((datetime.now(UTC) - made).total_seconds()),
-        "node": pod["spec"].get("nodeName", ""),
-        "ending": bool(pod["metadata"].get("deletionTimestamp")),
-    }

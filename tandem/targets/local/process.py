@@ -1,53 +1,43 @@
-"""The embedded default: the image unpacked, and its command run as a process on a bare
-environment of this Python."""
+"""`process:`, the embedded default: an image's command as a process of this machine.
+
+The image is unpacked and its command run on a bare environment of this Python.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import msgspec
 
 from tandem.errors import ImageFault, TandemError, TargetError
 from tandem.oci import Registry
-from tandem.service import client
-from tandem.targets import DeployRequest, Say
 from tandem.targets.local import rootfs
-from tandem.targets.local.bluegreen import (
-    HOST,
-    BlueGreen,
-    Instance,
-    PortLost,
+from tandem.targets.local.bluegreen import BlueGreen
+from tandem.targets.local.children import (
     Process,
     end_process,
     exit_code,
-    free_port,
-    is_free,
-    judged_by_its_end,
     known,
-    now,
     process_alive,
     remember,
-    tail,
     terminate,
-    write_atomically,
 )
+from tandem.targets.local.ports import HOST, is_free
+from tandem.targets.local.runner import DRAIN_SECONDS, LOG_LINES, TAKEN, PortLost
+from tandem.targets.local.state import Instance
+from tandem.targets.protocol import DeployRequest, Say
 from tandem.util.venv import bare_python
 
 TOKEN = "TANDEM_INSTANCE"  # noqa: S105 - a name to find a process by, not a secret
-DRAIN_SECONDS = "2"
-"""For the service, unless the request says otherwise: no load balancer has to notice anything
-here."""
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 """What ends a process that did nothing wrong: the machine that is out of memory or is stopped, a
 person."""
-TAKEN = "address already in use"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -199,85 +189,6 @@ def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prep
     )
 
 
-@contextlib.contextmanager
-def run_process_once(
-    registry: Registry, digest: str, *, state: Path, env: Mapping[str, str], deadline: float
-) -> Iterator[str]:
-    """The image as a process of this context; see `run_once`."""
-    runner = ProcessRunner(state)
-    runner.sweep()
-    prepared = prepare(registry, digest, runner.state, lambda line: None)
-
-    def started() -> contextlib.AbstractContextManager[str]:
-        return _started(runner, registry.reference(digest), digest, prepared, env, deadline)
-
-    with contextlib.ExitStack() as stack:
-        try:
-            url = stack.enter_context(started())
-        except PortLost:
-            url = stack.enter_context(started())
-        yield url
-
-
-@contextlib.contextmanager
-def _started(
-    runner: ProcessRunner, reference: str, digest: str, prepared: Prepared,
-    env: Mapping[str, str], deadline: float,
-) -> Iterator[str]:  # fmt: skip
-    folder = runner.state / "once"
-    token = secrets.token_hex(8)
-    instance = Instance(
-        token=token,
-        digest=digest,
-        reference=reference,
-        release=0,
-        env=dict(env),
-        port=free_port(),
-        started=now(),
-        log=str(folder / f"{token}.log"),
-        owner=known(os.getpid()),
-    )
-    record = folder / f"{token}.json"
-    write_atomically(record, msgspec.json.encode(instance))
-    try:
-        instance = runner.start(instance, prepared)
-        write_atomically(record, msgspec.json.encode(instance))
-        with _ends_with_us(instance):
-            url = f"http://{HOST}:{instance.port}"
-            try:
-                client.wait_ready(url, deadline, lambda: runner.ended(instance))
-            except TargetError as problem:
-                said = runner.log_tail(instance)
-                raise type(problem)(
-                    f"{reference} does not start: {problem}"
-                    + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
-                ) from None
-            with judged_by_its_end(lambda: runner.ended(instance)):
-                yield url
-    finally:
-        runner.kill(instance)
-        record.unlink(missing_ok=True)
-        Path(instance.log).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _ends_with_us(instance: Instance) -> Iterator[None]:
-    """A shell that waits for this process to let go of a pipe, and then kills the instance."""
-    group = instance.process.pid if instance.process else 0
-    guard = subprocess.Popen(
-        ["/bin/sh", "-c", f"read _; kill -9 -{group}"],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={},
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        # Ended before the instance is, so that it can never hit another group of that number.
-        guard.kill()
-        guard.wait()
-        cast(IO[bytes], guard.stdin).close()
-
-
 def _sweep(runner: ProcessRunner, folder: Path) -> list[str]:
     """Stop what a killed check left running; a line each."""
     said = []
@@ -305,3 +216,14 @@ def _of_token(token: str) -> list[Process]:
             if process.environ().get(TOKEN) == token:
                 found.append(known(process.pid))
     return found
+
+
+def tail(path: Path, lines: int = LOG_LINES) -> str:
+    """The last lines of a log file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 8192))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
