@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DeployRequest", "Live", "Say", "ServiceCheck", "Target", "open_target"]
 
-DEFAULT_PORT = 8080
+PUBLIC_PORT = 8080
 
 
 def open_target(
@@ -39,15 +39,17 @@ def open_target(
         context, _, namespace = rest[2:].partition("/")
         return kubernetes_target(url, context, namespace, app=app, settings=settings)
     raise SettingError(
-        f"TANDEM_TARGET={url!r}: want process:, process:PORT, docker:, docker:PORT or k8s://CONTEXT/NAMESPACE"
+        f"invalid TANDEM_TARGET={url!r}: expected process:, process:PORT, docker:, docker:PORT "
+        "or k8s://CONTEXT/NAMESPACE"
     )
 
 
 def _port(url: str, text: str) -> int:
     if not text:
-        return DEFAULT_PORT
+        return PUBLIC_PORT
     if not (text.isdecimal() and 1 <= int(text) <= 65535):
         raise SettingError(
-            f"TANDEM_TARGET={url!r}: want a port from 1 to 65535, such as process:{DEFAULT_PORT}"
+            f"invalid TANDEM_TARGET={url!r}: expected a port from 1 to 65535, "
+            f"such as process:{PUBLIC_PORT}"
         )
     return int(text)

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tandem.contract import READY_PATH
 from tandem.oci import Registry
+from tandem.targets.local.runner import Start
+from tandem.targets.protocol import SERVICE_PORT
 
 
 @contextmanager
@@ -18,18 +21,22 @@ def run_once(
     env: Mapping[str, str] | None = None,
     engine: str = "process",
     deadline: float = 120.0,
+    health: str = READY_PATH,
+    port: int = SERVICE_PORT,
+    command: tuple[str, ...] = (),
 ) -> Iterator[str]:
-    """Run that image privately on this machine for as long as the context lasts; gives its URL once
-    it is ready.
+    """Run that image privately on this machine for as long as the context lasts.
 
-    `engine` is `process` or `docker`. Raises `TargetError` with the last log lines when it does not
-    start. Nothing stays behind, also when this process is killed.
+    Gives its URL once it is ready. `engine` is `process` or `docker`; `health`, `port` and
+    `command` are as in a `DeployRequest`. Leaves nothing behind, even if this process is killed.
+    Raises `TargetError` with the last log lines when it does not start.
     """
     if engine == "docker":
         from tandem.targets.local.docker_once import run_container_once as run
     else:
         from tandem.targets.local.process_once import run_process_once as run
-    with run(registry, digest, state=state, env=env or {}, deadline=deadline) as url:
+    start = Start(env=env or {}, deadline=deadline, health=health, port=port, command=command)
+    with run(registry, digest, start, state=state) as url:
         yield url
 
 

@@ -7,7 +7,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from tandem.contract import READY_PATH
 from tandem.oci import Registry
+
+SERVICE_PORT = 8080
+"""Inside a container, where the image says no other."""
 
 ServiceCheck = Callable[[str], None]
 """Asks the service at that URL; raises a `TandemError` when the answers are not those wanted."""
@@ -47,6 +51,17 @@ class DeployRequest(msgspec.Struct, frozen=True, kw_only=True):
     """More to write down beside the deployment, where the target can (Kubernetes)."""
     deadline: float = 120.0
     """Seconds in which the new one must be ready."""
+    health: str = READY_PATH
+    """The path that answers once the service is ready (see `tandem.service.client.is_healthy`);
+    empty where any answer at all will do."""
+    port: int = SERVICE_PORT
+    """Where the service listens in its container, as `$PORT` tells it too; a process of this
+    machine has `$PORT` alone."""
+    command: tuple[str, ...] = ()
+    """What is started instead of the image's own command."""
+    names_its_image: bool = True
+    """Whether the service answers `/version` by the contract (`tandem.contract`), so that each of
+    its answers shows which image it is of. Where it does not, the target alone knows."""
 
 
 class Target(Protocol):

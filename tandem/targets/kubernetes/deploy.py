@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import msgspec
 
@@ -14,7 +15,7 @@ from tandem.targets.kubernetes.differences import changed
 from tandem.targets.kubernetes.fence import Fence, Superseded
 from tandem.targets.kubernetes.lease import Lease
 from tandem.targets.kubernetes.live import url_of
-from tandem.targets.kubernetes.manifests import Object, ReleasedImage, name_of
+from tandem.targets.kubernetes.manifests import Object, ReleasedImage, grace_seconds, name_of
 from tandem.targets.kubernetes.pods import image_of, pods_of
 from tandem.targets.kubernetes.pull_secret import login_mark
 from tandem.targets.kubernetes.record import (
@@ -103,6 +104,8 @@ class Deploy:
             reference=release.reference,
             since=now(),
             applied=hash_of(wanted),
+            health=release.health,
+            names_its_image=release.names_its_image,
             left_out=[name_of(candidate) for candidate in wanted if candidate not in known],
         )
         self._remember(
@@ -133,7 +136,7 @@ class Deploy:
         url = self._await_address()
         self.timeline.say(f"all {len(pods)} pods are ready; asking {url}")
         end = time.monotonic() + answers.ANSWER_WAIT
-        took = answers.await_answers(url, release.digest, len(pods), self.timeline.say)
+        took = self._await_answers(url, release, len(pods))
         while problem := _refusal(check, url):
             # Each node learns by itself that a pod is on its way out: the answer may be of one.
             if time.monotonic() > end or not self._is_leaving(release.digest):
@@ -151,6 +154,24 @@ class Deploy:
             self.api, self.app, number,
             deadline=release.deadline, timeline=self.timeline, still_ours=still_ours,
         )  # fmt: skip
+
+    def _await_answers(self, url: str, serving: ReleasedImage | LastGood, pods: int) -> int:
+        """Wait until every answer is of that release; returns how many were asked for."""
+        if serving.names_its_image:
+            asked = partial(answers.other_image, url, serving.digest)
+        else:
+            self._await_the_last_old_pod(serving.digest)
+            asked = partial(answers.unhealthy, url, serving.health)
+        return answers.await_answers(url, asked, pods, self.timeline.say)
+
+    def _await_the_last_old_pod(self, digest: str) -> None:
+        """Wait until no pod of another image is left: only the cluster tells whose an answer is."""
+        end = time.monotonic() + grace_seconds(self.settings) + answers.ANSWER_WAIT
+        while self._is_leaving(digest):
+            if time.monotonic() > end:
+                raise TargetError("a pod of the previous release has not ended in its time")
+            self.timeline.say("waiting for the last pod of the previous release to end")
+            time.sleep(A_LITTLE)
 
     def _is_leaving(self, digest: str) -> bool:
         """Whether a pod of another image is still there."""
@@ -194,7 +215,7 @@ class Deploy:
                 self.applying.apply(objects)
                 pods = self._rolled_out(good.release, release)
                 url = self._await_address()
-                answers.await_answers(url, good.digest, len(pods), self.timeline.say)
+                self._await_answers(url, good, len(pods))
                 then = f"release {good.release} is live again"
         except Unreachable as away:
             then = f"and what is live now is not known, because {away}: run it again"

@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
+from tandem.contract import ALIVE_PATH, OWN_READY_PATH, READY_PATH
 from tandem.targets.kubernetes.settings import KubernetesSettings
+from tandem.targets.protocol import SERVICE_PORT
 
 MANAGER = "tandem"
 PREFIX = "tandem.dev/"
@@ -17,7 +19,6 @@ RELEASE, DIGEST = PREFIX + "release", PREFIX + "image-digest"
 FENCE = PREFIX + "fence"
 """On each object, put there as it is written: which holder of the Lease wrote it last."""
 DNS_LABEL = "service.beta.kubernetes.io/azure-dns-label-name"
-PORT = 8080
 PUBLIC_PORT = 80
 USER = 10001
 
@@ -34,6 +35,10 @@ class ReleasedImage(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
     deadline: int = 120
+    health: str = READY_PATH
+    port: int = SERVICE_PORT
+    command: tuple[str, ...] = ()
+    names_its_image: bool = True
 
 
 def objects(
@@ -83,7 +88,7 @@ def objects(
             spec={
                 "podSelector": {"matchLabels": selector},
                 "policyTypes": ["Ingress", "Egress"],
-                "ingress": [{"ports": [{"port": PORT, "protocol": "TCP"}]}],
+                "ingress": [{"ports": [{"port": release.port, "protocol": "TCP"}]}],
             },
         ),
         made(
@@ -160,7 +165,7 @@ def _pod(
 ) -> Object:
     env = {
         "HOST": "0.0.0.0",  # noqa: S104 - the pod is reached from outside itself
-        "PORT": str(PORT),
+        "PORT": str(release.port),
         "TANDEM_DRAIN_SECONDS": str(settings.drain_seconds),
         **settings.env,
         **release.env,
@@ -168,9 +173,13 @@ def _pod(
         "TANDEM_RELEASE": str(release.number),
     }
 
+    # The contract has a path for each; of another service one path must do.
+    alive = ALIVE_PATH if release.health in (READY_PATH, OWN_READY_PATH) else release.health
+
     def probe(path: str, *, period: int, timeout: int, failures: int) -> Object:
+        asked: Object = {"httpGet": {"path": path, "port": "http"}}
         return {
-            "httpGet": {"path": path, "port": "http"},
+            **(asked if path else {"tcpSocket": {"port": "http"}}),
             "periodSeconds": period,
             "timeoutSeconds": timeout,
             "failureThreshold": failures,
@@ -180,8 +189,7 @@ def _pod(
         "serviceAccountName": app,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # The drain, then 20 s for the work at hand, and some to spare.
-        "terminationGracePeriodSeconds": settings.drain_seconds + 25,
+        "terminationGracePeriodSeconds": grace_seconds(settings),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -194,12 +202,16 @@ def _pod(
                 "name": "service",
                 "image": release.reference,
                 "imagePullPolicy": "IfNotPresent",
+                **({"command": list(release.command)} if release.command else {}),
+                **({} if release.names_its_image else {"lifecycle": _late_stop(settings)}),
                 "env": [{"name": name, "value": value} for name, value in env.items()],
-                "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+                "ports": [{"name": "http", "containerPort": release.port, "protocol": "TCP"}],
                 # A model may take a minute to load; once it has, a second is enough to say so.
-                "startupProbe": probe("/readyz", period=1, timeout=2, failures=release.deadline),
-                "readinessProbe": probe("/readyz", period=2, timeout=2, failures=2),
-                "livenessProbe": probe("/healthz", period=10, timeout=5, failures=3),
+                "startupProbe": probe(
+                    release.health, period=1, timeout=2, failures=release.deadline
+                ),
+                "readinessProbe": probe(release.health, period=2, timeout=2, failures=2),
+                "livenessProbe": probe(alive, period=10, timeout=5, failures=3),
                 "resources": {
                     "requests": {"cpu": settings.cpu, "memory": settings.memory},
                     "limits": {"memory": settings.memory_limit},
@@ -227,6 +239,19 @@ def _pod(
     if pull_secret:
         pod["imagePullSecrets"] = [{"name": pull_secret}]
     return pod
+
+
+def grace_seconds(settings: KubernetesSettings) -> int:
+    """What a pod that is to end has: the drain, 20 s for the work at hand, and some to spare."""
+    return settings.drain_seconds + 25
+
+
+def _late_stop(settings: KubernetesSettings) -> Object:
+    """For a service that does not drain by itself: told to stop once it is asked nothing more.
+
+    An image without `sleep` is told at once, as if this were not here.
+    """
+    return {"preStop": {"exec": {"command": ["sleep", str(settings.drain_seconds)]}}}
 
 
 def render(found: list[Object]) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from tandem.contract import READY_PATH
 from tandem.targets.kubernetes.api import Api
 from tandem.targets.kubernetes.fence import Fence
 from tandem.targets.kubernetes.manifests import MANAGER, PREFIX, RELEASE, Object
@@ -27,6 +28,8 @@ class LastGood(msgspec.Struct, frozen=True, kw_only=True):
     since: str
     applied: str
     """The hash of its manifests, before any were left out."""
+    health: str = READY_PATH
+    names_its_image: bool = True
     left_out: list[str] = []
     """The objects whose API the cluster does not offer."""
 

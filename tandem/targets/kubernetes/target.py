@@ -258,4 +258,8 @@ def _released_image(request: DeployRequest) -> ReleasedImage:
             for name, value in request.annotations.items()
         },
         deadline=max(1, int(request.deadline)),
+        health=request.health,
+        port=request.port,
+        command=request.command,
+        names_its_image=request.names_its_image,
     )

@@ -182,6 +182,8 @@ class BlueGreen:
             port=free_port(),
             started=now(),
             log="",
+            command=request.command,
+            inside=request.port,
         )
         log = self.folder.absolute() / "logs" / f"release-{request.release:06d}-{new.token}.log"
         new = msgspec.structs.replace(new, log=str(log))
@@ -199,7 +201,9 @@ class BlueGreen:
             new = self.runner.start(new, prepared)
             state = self.state.write(msgspec.structs.replace(state, starting=new))
             private = f"http://{HOST}:{new.port}"
-            took = client.wait_ready(private, request.deadline, lambda: self.runner.ended(new))
+            took = client.wait_ready(
+                private, request.deadline, lambda: self.runner.ended(new), path=request.health
+            )
             progress(f"ready after {took:.1f} s; asking it")
             self._ask(check, private, new)
             switched = True
@@ -247,11 +251,9 @@ class BlueGreen:
         live = state.live
         if not (live and self._serves(state)):
             return None
-        if (live.digest, live.release, live.env) != (
-            request.digest,
-            request.release,
-            dict(request.env),
-        ):
+        running = (live.digest, live.release, live.env, live.command, live.inside)
+        env, port = dict(request.env), request.port
+        if running != (request.digest, request.release, env, request.command, port):
             return None
         try:
             check(self.url())

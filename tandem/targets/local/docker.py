@@ -19,7 +19,6 @@ from tandem.targets.local.state import Instance
 from tandem.targets.protocol import DeployRequest, Say
 from tandem.util import processes
 
-PORT = 8080
 USER = "10001:10001"
 MEMORY = "1g"
 PROCESSES = 512
@@ -61,7 +60,7 @@ class DockerRunner:
             "TANDEM_DRAIN_SECONDS": DRAIN_SECONDS,
             **instance.env,
             "HOST": "0.0.0.0",  # noqa: S104 - inside the container
-            "PORT": str(PORT),
+            "PORT": str(instance.inside),
             "TANDEM_IMAGE_DIGEST": instance.digest,
             "TANDEM_RELEASE": str(instance.release),
         }
@@ -71,10 +70,11 @@ class DockerRunner:
                 name=self._name(instance),
                 environment=environment,
                 labels={LABEL: "deploy", "tandem.app": self.app, "tandem.digest": instance.digest},
-                ports={f"{PORT}/tcp": (HOST, instance.port)},
+                ports={f"{instance.inside}/tcp": (HOST, instance.port)},
+                entrypoint=list(instance.command) or None,
                 **confined(),
             )
-            start(container)
+            start_container(container)
             return msgspec.structs.replace(instance, container=container.id)
 
     def alive(self, instance: Instance) -> bool:
@@ -134,7 +134,7 @@ class DockerRunner:
             return None
 
 
-def start(container: Any) -> None:
+def start_container(container: Any) -> None:
     """Start a container. Raises `PortLost`, or `ImageFault` where it has no such program."""
     import docker.errors
 

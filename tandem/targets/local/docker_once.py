@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,16 +16,15 @@ from tandem.service import client as service
 from tandem.targets.local.docker import (
     LABEL,
     OWNER,
-    PORT,
     confined,
     how_ended,
-    start,
+    start_container,
     sweep_private,
 )
 from tandem.targets.local.docker_engine import engine, ensure_image, log_of, remove
 from tandem.targets.local.docker_relay import relayed
 from tandem.targets.local.ports import HOST
-from tandem.targets.local.runner import judged_by_its_end
+from tandem.targets.local.runner import Start, judged_by_its_end
 from tandem.util import processes
 
 # What outlives its starter is removed by this: it reads until the starter lets go of the pipe.
@@ -42,12 +41,12 @@ for found in client.containers.list(all=True, ignore_removed=True, filters=ours)
 
 @contextlib.contextmanager
 def run_container_once(
-    registry: Registry, digest: str, *, state: Path, env: Mapping[str, str], deadline: float
+    registry: Registry, digest: str, start: Start, *, state: Path
 ) -> Iterator[str]:
     """The image as a container of this context, without any network; see `run_once`."""
     del state  # the engine remembers by labels
     name = f"tandem-once-{secrets.token_hex(6)}"
-    told = {"HOST": HOST, "PORT": str(PORT), "TANDEM_IMAGE_DIGEST": digest}
+    own = {"HOST": HOST, "PORT": str(start.port), "TANDEM_IMAGE_DIGEST": digest}
     with engine() as client, _ends_with_us(name):
         sweep_private(client)
         image = ensure_image(client, registry, digest, lambda line: None)
@@ -56,14 +55,17 @@ def run_container_once(
             name=name,
             labels={LABEL: "once", OWNER: processes.identity()},
             network_mode="none",
-            environment={**env, **told},
+            environment={**start.env, **own},
+            entrypoint=list(start.command) or None,
             **confined(),
         )
         try:
-            start(container)
-            with relayed(container, PORT) as url:
+            start_container(container)
+            with relayed(container, start.port) as url:
                 try:
-                    service.wait_ready(url, deadline, lambda: _ended(container))
+                    service.wait_ready(
+                        url, start.deadline, lambda: _ended(container), path=start.health
+                    )
                 except TargetError as problem:
                     said = log_of(container)
                     raise type(problem)(

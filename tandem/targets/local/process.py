@@ -64,7 +64,9 @@ class ProcessRunner:
 
     def prepare(self, request: DeployRequest, progress: Say) -> Prepared:
         """Unpack what is not unpacked yet, and work out what to start."""
-        return prepare(request.registry, request.digest, self.state, progress)
+        return prepare(
+            request.registry, request.digest, self.state, progress, command=request.command
+        )
 
     def start(self, instance: Instance, prepared: Prepared) -> Instance:
         """Start it in a session of its own, so that it outlives this process."""
@@ -158,12 +160,19 @@ def _is_of_image(problem: OSError, prepared: Prepared) -> bool:
     return isinstance(problem, FileNotFoundError | PermissionError) and there and not ours
 
 
-def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prepared:
-    """Unpack the image under `state`, translate its command, environment and folder to this
-    machine's paths."""
+def prepare(
+    registry: Registry,
+    digest: str,
+    state: Path,
+    progress: Say,
+    *,
+    command: tuple[str, ...] = (),
+) -> Prepared:
+    """Unpack the image under `state`; its command (or `command`) in this machine's paths."""
     config = rootfs.read_image(registry, digest)
     where = registry.reference(digest)
-    if not config.command:
+    argv = command or config.command
+    if not argv:
         raise ImageFault(f"{where} names no command to start")
     rootfs.check_python(config, where=where)
     root = rootfs.compose(registry, digest, config, state, progress=progress)
@@ -176,7 +185,7 @@ def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prep
     # machine's Python.
     env["PATH"] = f"{venv / 'bin'}:{SYSTEM_PATH}"
     env.setdefault("LANG", "C.UTF-8")
-    program, *arguments = config.command
+    program, *arguments = argv
     if Path(program).name.rstrip("0123456789.") == "python":
         program = str(venv / "bin" / "python3")
     else:

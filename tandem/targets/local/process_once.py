@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -18,21 +18,21 @@ from tandem.service import client
 from tandem.targets.local.children import known
 from tandem.targets.local.ports import HOST, free_port
 from tandem.targets.local.process import Prepared, ProcessRunner, prepare
-from tandem.targets.local.runner import PortLost, judged_by_its_end
+from tandem.targets.local.runner import PortLost, Start, judged_by_its_end
 from tandem.targets.local.state import Instance, now, write_atomically
 
 
 @contextlib.contextmanager
 def run_process_once(
-    registry: Registry, digest: str, *, state: Path, env: Mapping[str, str], deadline: float
+    registry: Registry, digest: str, start: Start, *, state: Path
 ) -> Iterator[str]:
     """The image as a process of this context; see `run_once`."""
     runner = ProcessRunner(state)
     runner.sweep()
-    prepared = prepare(registry, digest, runner.state, lambda line: None)
+    prepared = prepare(registry, digest, runner.state, lambda line: None, command=start.command)
 
     def started() -> contextlib.AbstractContextManager[str]:
-        return _started(runner, registry.reference(digest), digest, prepared, env, deadline)
+        return _started(runner, registry.reference(digest), digest, prepared, start)
 
     with contextlib.ExitStack() as stack:
         try:
@@ -45,7 +45,7 @@ def run_process_once(
 @contextlib.contextmanager
 def _started(
     runner: ProcessRunner, reference: str, digest: str, prepared: Prepared,
-    env: Mapping[str, str], deadline: float,
+    start: Start,
 ) -> Iterator[str]:  # fmt: skip
     folder = runner.state / "once"
     token = secrets.token_hex(8)
@@ -54,7 +54,7 @@ def _started(
         digest=digest,
         reference=reference,
         release=0,
-        env=dict(env),
+        env=dict(start.env),
         port=free_port(),
         started=now(),
         log=str(folder / f"{token}.log"),
@@ -68,7 +68,9 @@ def _started(
         with _ends_with_us(instance):
             url = f"http://{HOST}:{instance.port}"
             try:
-                client.wait_ready(url, deadline, lambda: runner.ended(instance))
+                client.wait_ready(
+                    url, start.deadline, lambda: runner.ended(instance), path=start.health
+                )
             except TargetError as problem:
                 said = runner.log_tail(instance)
                 raise type(problem)(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
+
+import msgspec
 
 from tandem.errors import TargetError
 from tandem.targets.local.state import Instance
@@ -18,6 +20,16 @@ DRAIN_SECONDS = "2"
 here."""
 TAKEN = "address already in use"
 """How a service tells that its port was taken."""
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """How an instance is started, and known to be ready; as in a `DeployRequest`."""
+
+    env: Mapping[str, str]
+    deadline: float
+    health: str
+    port: int
+    command: tuple[str, ...]
 
 
 class PortLost(TargetError):

@@ -19,7 +19,7 @@ import msgspec
 
 from tandem.errors import TargetError
 from tandem.targets.local.children import Process
-from tandem.targets.protocol import Say
+from tandem.targets.protocol import SERVICE_PORT, Say
 from tandem.util import processes
 
 LOCK_WAIT = 600.0
@@ -40,6 +40,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     log: str
     live_since: str = ""
+    command: tuple[str, ...] = ()
+    """What was started instead of the image's own command."""
+    inside: int = SERVICE_PORT
+    """The port in its container."""
     process: Process | None = None
     container: str | None = None
     owner: Process | None = None
