@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tandem.errors import TargetError
-from tandem.targets.kubernetes.kubeconfig import Cluster
+from tandem.targets.kubernetes.cluster import Cluster
 
 Object = dict[str, Any]
 
@@ -70,10 +70,19 @@ class Api:
         self.patience = patience
         self.requests = 0
         self._watches: set[Any] = set()
-        self._pool = urllib3.PoolManager(
-            ssl_context=cluster.tls, maxsize=8, retries=False,
-            timeout=urllib3.Timeout(connect=5, read=30),
-        )  # fmt: skip
+        shared: dict[str, Any] = {
+            "ssl_context": cluster.tls,
+            "maxsize": 8,
+            "retries": False,
+            "timeout": urllib3.Timeout(connect=5, read=30),
+        }
+        if cluster.server_name:
+            shared["server_hostname"] = cluster.server_name
+        self._pool = (
+            urllib3.ProxyManager(cluster.proxy, **shared)
+            if cluster.proxy
+            else urllib3.PoolManager(**shared)
+        )
 
     def get(self, kind: str, name: str) -> Object | None:
         """One object, or None."""
@@ -171,6 +180,10 @@ class Api:
                 version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] != "BOOKMARK":
                     yield event
+
+    def close(self) -> None:
+        """Close the connections that are open; the next request opens another."""
+        self._pool.clear()
 
     def hang_up(self) -> None:
         """End the watches that other threads are reading, whose `ended` was set before."""
@@ -290,6 +303,8 @@ class Api:
                 if answer.status == 401 and not renewed:
                     renewed = True
                     self.cluster.forget()
+                    # Connections that are open show the client certificate that was refused.
+                    self.close()
                     continue
                 if answer.status not in (429, 500, 502, 503, 504) or time.monotonic() > end:
                     raise self._refused(answer.status, body, what)
