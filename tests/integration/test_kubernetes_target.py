@@ -90,7 +90,7 @@ def made(namespace: str, tmp_path: Path, settings: KubernetesSettings = QUIET) -
 
 def deploy(
     target: KubernetesTarget, word: str, release: int, *, said: list[str] | None = None,
-    digest: str = "", check: Any = None,
+    digest: str = "", check: Any = None, live: Live | None = None,
 ) -> Live:  # fmt: skip
     digest = digest or cluster_image.small(word)
     request = DeployRequest(
@@ -106,7 +106,7 @@ def deploy(
         if said is not None:
             said.append(line)
 
-    return target.deploy(request, check=check or answers, progress=progress)
+    return target.deploy(request, check=check or answers, progress=progress, live=live)
 
 
 def still_ending() -> list[str]:
@@ -149,7 +149,7 @@ def test_a_release_is_reached_by_name_and_the_same_one_again_changes_nothing(
     assert found["metadata"]["annotations"]["tandem.dev/app.commit"] == "c" * 40
     target.api.requests = 0
     before = target.current()
-    again = deploy(target, "one", 1)
+    again = deploy(target, "one", 1, live=before)
     assert target.api.requests <= 5
     assert before and again.since == before.since == live.since
     found = json.loads(kubectl("-n", namespace, "get", "deployment", "small", "-o", "json"))
@@ -262,7 +262,7 @@ def test_when_the_previous_release_is_bad_too_it_says_so(
         # From here on nothing answers any more, not even what was good before.
         service = {"spec": {"selector": {"app.kubernetes.io/name": "nobody"}}}
         kubectl("-n", target.namespace, "patch", "service", "small", "-p", json.dumps(service))
-        target._apply = lambda *_: None  # type: ignore[method-assign]
+        monkeypatch.setattr("tandem.targets.kubernetes.apply.Applying.apply", lambda *_: None)
         raise TargetError("wrong answer")
 
     with pytest.raises(TargetError, match=r"wrong answer.*release 1 could not be put back"):
