@@ -1,4 +1,4 @@
-"""Where code that is not ours runs: without our credentials or a way to them, and bounded.
+"""Where code that is not ours runs: without our credentials, and bounded.
 
 A commit's tests, a model's judging, a training.
 """
@@ -32,7 +32,7 @@ def run(
     stdin: bytes | Callable[[], bytes] = b"",
     merge_output: bool = False,
 ) -> Finished:
-    """Run `argv` in the working folder `folder`, which it may write, as all of `writable`.
+    """Run `argv` in `folder`, which it may write, as all of `writable`.
 
     It sees the system's own folders and `readable`, a private temporary folder, and nothing else of
     this machine; of the environment just `env`. Everything it started has ended when this returns.

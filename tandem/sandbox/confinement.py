@@ -23,7 +23,7 @@ _running: set[object] = set()
 
 @functools.cache
 def namespaces_missing() -> str:
-    """Why this machine gives no namespaces, or nothing when it does; asked once a process."""
+    """Why this machine gives no namespaces; empty where it does. Asked only once."""
     if sys.platform != "linux":
         return f"{sys.platform} has none"
     with scratch("sandbox") as folder:

@@ -24,7 +24,7 @@ def exchange(
     seconds: float,
     output: int,
 ) -> tuple[dict[str, Any], bytes, bytes]:
-    """Start the launcher, feed it, and collect what comes back until all of it has ended."""
+    """Start the launcher, feed it, and collect its output until all has ended."""
     wanted, send = os.pipe()
     listen, answer = os.pipe()
     try:

@@ -1,4 +1,4 @@
-"""One run of a program by the launcher: what it may use, what it sees, how it ended."""
+"""One run of a program: what it may use, what it sees, how it ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEMPORARY = 2 * 2**30
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run may use: `seconds` by the clock, bytes of `memory` and `output`, `processes`."""
+    """What a run may use: seconds by the clock, bytes, processes."""
 
     seconds: float = 1800.0
     memory: int = 8 * 2**30
@@ -29,7 +29,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended. `code` is the exit code (negative: that signal), None when `stopped`."""
+    """How a run ended.
+
+    `code` is the exit code (negative: that signal), None when `stopped`.
+    """
 
     code: int | None
     stdout: bytes

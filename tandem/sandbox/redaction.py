@@ -9,7 +9,7 @@ _SECRET = re.compile(r"KEY|SECRET|PASSWORD|TOKEN|CONNECTION_STRING|SAS|CREDENTIA
 
 
 def redact(text: str) -> str:
-    """`text` without the value of any environment variable of ours whose name looks secret."""
+    """`text` without the values of our environment variables that look secret."""
     values = {v for k, v in os.environ.items() if _SECRET.search(k) and len(v.strip()) >= 6}
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, "…")

@@ -1,4 +1,4 @@
-"""Asking a running service that speaks the contract: ready, which version, its golden answers."""
+"""Asking a service that speaks the contract: readiness, version, golden answers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def wait_ready(
     *,
     path: str = READY_PATH,
 ) -> float:
-    """Wait until the health path answers as `is_healthy` wants it; returns the seconds it took.
+    """Wait until the health path answers as `is_healthy` wants; returns the seconds.
 
     Raises `TargetError` once `deadline` seconds have passed (the machine may be busy), and at once
     when `ended()` tells how the service ended: an error of that class, so an `ImageFault` only
@@ -123,7 +123,7 @@ def check_version(url: str, *, digest: str) -> Version:
 
 
 def ask_golden(url: str, golden: Golden) -> AskReport:
-    """Ask a package's golden questions over HTTP and compare the answers with the recorded ones.
+    """Ask a package's golden questions; compare the answers with the recorded ones.
 
     Raises `ImageFault` that names the first answer which differs by more than the golden
     tolerance.

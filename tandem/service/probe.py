@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
-    """What an instance was asked, all of it answered as it must be; `str()` is a sentence."""
+    """What an instance was asked and answered right; `str()` is a sentence."""
 
     milliseconds: float
     version: Version | None = None
@@ -88,7 +88,7 @@ def ask_private_instance(
     health: str = READY_PATH,
     questions: Sequence[Question] = (),
 ) -> Answers:
-    """As `ask_instance`; one that stops answering is asked once more whether it still lives.
+    """As `ask_instance`, but an instance that stops answering is asked once more.
 
     Raises `ImageFault` when it answers wrongly or ended over the questions, `TargetError` when it
     lives and is only slow.
@@ -106,7 +106,10 @@ def ask_private_instance(
 
 
 def ask_health(url: str, path: str) -> None:
-    """Ask the health path once; raises `TargetError`, `ImageFault` where it answers an error."""
+    """Ask the health path once.
+
+    Raises `ImageFault` where it answers an error, `TargetError` where it does not answer.
+    """
     answer = ask("GET", url, path or "/")
     if not client.is_healthy(answer.status, path):
         fault = TargetError if answer.status in BUSY else ImageFault

@@ -1,4 +1,4 @@
-"""HTTP questions of an app's own: what is sent, and what must be true of the answer."""
+"""HTTP questions of an app's own: what is sent, and what must be answered."""
 
 from __future__ import annotations
 

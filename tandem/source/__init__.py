@@ -1,4 +1,4 @@
-"""Commits of a Git remote: the newest of the watched branch, and a clean folder of any one."""
+"""Commits of a Git remote: the newest one, and a clean folder of any one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORMAT = "%H%x00%T%x00%cI%x00%an%x00%s"
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """One commit; `tree` is the hash of its content, equal for two commits with the same files."""
+    """One commit; `tree` is the hash of its content, equal for equal files."""
 
     sha: str
     tree: str
@@ -61,7 +61,7 @@ class Source:
         self._head = f"refs/tandem/{key}"
 
     def newest_sha(self) -> str:
-        """The branch's newest commit, asked of the remote: one request, nothing is fetched.
+        """The branch's newest commit, by one request; nothing is fetched.
 
         Raises `SourceError` when the remote cannot be read or has no such branch.
         """
@@ -114,14 +114,19 @@ class Source:
         return None if self.folder else commit_page(self.remote, sha)
 
     def left_out(self) -> list[str]:
-        """Paths with uncommitted changes, which no build contains; empty for a remote elsewhere."""
+        """Paths with uncommitted changes, which no build contains.
+
+        Empty for a remote elsewhere.
+        """
         if self.folder is None:
             return []
         out = git("-C", str(self.folder), "status", "--porcelain", "-z", "--untracked-files=normal")
         return [entry[3:] for entry in out.split("\0") if len(entry) > 3]
 
     def checkout(self, sha: str, into: Path) -> None:
-        """Write the files of commit `sha` into the empty folder `into`: no `.git`, no filters.
+        """Write the files of commit `sha` into the empty folder `into`.
+
+        No `.git`, and no filters are run.
 
         Raises `BuildError` when content of the commit is elsewhere (submodules, Git LFS).
         """

@@ -1,4 +1,4 @@
-"""Git run as a program: quiet, clean of a surrounding repository, its complaint as one line."""
+"""Git run as a program, clean of any surrounding repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def git(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
 ) -> str:
-    """Run git and return what it prints; raises `SourceError` with its last line of complaint."""
+    """What git prints; raises `SourceError` with its last line of complaint."""
     # A repository that git was started from (a hook, say) must not leak into ours; `ext::` remotes
     # run programs.
     clean = {

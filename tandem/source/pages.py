@@ -16,7 +16,9 @@ _SSH_HOSTS = {
 
 
 def commit_page(remote: str, sha: str) -> str | None:
-    """The page of a commit at GitHub, GitLab, Bitbucket or Azure Repos, for an https or ssh remote.
+    """The page of a commit at GitHub, GitLab, Bitbucket or Azure Repos.
+
+    For an https or ssh remote.
 
     A server of one's own counts by its name: `gitlab.example.com`. Made of the host and the path
     alone, so that no login of the remote is in it. None for any other remote.

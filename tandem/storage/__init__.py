@@ -12,8 +12,9 @@ __all__ = ["Progress", "Stat", "Store", "check_key", "open_store"]
 
 
 def open_store(url: str) -> Store:
-    """The store that `url` names: `file:PATH`, `az://ACCOUNT/CONTAINER[/PREFIX]`,
-    `s3://BUCKET[/PREFIX]`.
+    """The store that `url` names.
+
+    `file:PATH`, `az://ACCOUNT/CONTAINER[/PREFIX]` or `s3://BUCKET[/PREFIX]`.
 
     Raises `SettingError` for any other form. Nothing is contacted yet.
     """

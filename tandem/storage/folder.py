@@ -1,5 +1,6 @@
-"""A folder as an object store: create-only by hard link, replacement by rename, both after an
-fsync.
+"""A folder as an object store: created by hard link, replaced by rename.
+
+Both after an fsync.
 """
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ STALE = 24 * 3600.0
 
 
 class FolderStore:
-    """Objects are files; what is being written is in `.tmp` beside them, so no reader ever meets
-    half an object.
-    """
+    """Objects are files; what is being written is in `.tmp`, so none is ever half."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -141,9 +140,7 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _lock(self, key: str) -> Iterator[None]:
-        """Replacing and deleting one key takes turns, also between processes; a killed one lets
-        go.
-        """
+        """Writers of one key take turns, also between processes; a killed one lets go."""
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{zlib.crc32(key.encode()) % 64:02}").open("w") as stream:

@@ -1,5 +1,4 @@
-"""A log of numbered records in an object store: each written once, found in a constant number of
-requests.
+"""Numbered records in an object store: written once, found in few requests.
 
     PREFIX/000017.json   record 17; its number is taken by creating it, so no two writers share one
     PREFIX.latest        a copy of the newest record, so that finding it needs no listing
@@ -42,7 +41,7 @@ class NumberedLog:
         *,
         same: Callable[[tuple[int, bytes] | None], tuple[int, bytes] | None] | None = None,
     ) -> tuple[int, bytes]:
-        """Write the record that `make` makes of the next number; returns the number and its bytes.
+        """Write the next record, made by `make`; returns its number and its bytes.
 
         Lost races are tried again: `make` then gets the number after. What `make` returns carries
         a mark of its writer, so that equal bytes are its own and nobody else's. `same` is asked
@@ -107,9 +106,7 @@ class NumberedLog:
                 yield int(found[1])
 
     def walk_back(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Records newest first (from `start` on), each read when asked for; removed ones are
-        skipped.
-        """
+        """Records newest first (from `start` on), read when asked for, gaps skipped."""
         newest = self.latest()
         if newest is None:
             return
@@ -130,7 +127,7 @@ class NumberedLog:
             number -= 1
 
     def all(self) -> list[tuple[int, bytes]]:
-        """All records, newest first, read side by side; one that is removed meanwhile is skipped.
+        """All records, newest first, read side by side; those removed are skipped.
 
         For whoever needs all of them: `walk_back` asks for no more than is looked at.
         """
@@ -141,7 +138,7 @@ class NumberedLog:
         return found[::-1]
 
     def delete(self, number: int) -> None:
-        """Remove an old record; the newest stays, since its number must never be given again."""
+        """Remove an old record; the newest stays, so that no number is given twice."""
         newest = self.latest()
         if newest is not None and number >= newest[0]:
             raise StorageError(f"{self.key(number)}: the newest record is not removed")

@@ -15,9 +15,10 @@ Progress = Callable[[int], None]
 
 
 class Stat(msgspec.Struct, frozen=True):
-    """What the store knows of one object: `size` in bytes, `etag` opaque (changes with the
-    content), `modified` by the store's own clock, in seconds since 1970 (None after a `put`, which
-    is not told it everywhere).
+    """What the store knows of one object.
+
+    `size` in bytes; `etag` opaque, another one with other content; `modified` by the store's own
+    clock, in seconds since 1970 (None after a `put`, where not every store tells it).
     """
 
     key: str
@@ -43,7 +44,7 @@ class Store(Protocol):
         """A small object whole, with its ETag. Raises `NotFound`."""
 
     def get(self, key: str, *, start: int = 0, if_match: str | None = None) -> Iterator[bytes]:
-        """The object in chunks from byte `start`, resumed by itself when a connection breaks.
+        """The object in chunks from byte `start`, resumed when a connection breaks.
 
         Raises `NotFound`, and `Conflict` when it is no longer the one with ETag `if_match`.
         """

@@ -1,6 +1,4 @@
-"""What every remote store shares: retries, ranged downloads ahead of the reader, uploads in
-blocks.
-"""
+"""Transfers in pieces: retried, downloaded ahead of the reader, sent in blocks."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ Result = TypeVar("Result")
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
-    """What went wrong, as this package's error; `again` when a retry can help, after `wait`
-    seconds.
-    """
+    """What went wrong; `again` when a retry can help, after `wait` seconds."""
 
     error: StorageError
     again: bool = False
@@ -46,7 +42,7 @@ def attempt(
     attempts: int = ATTEMPTS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Result:
-    """The operation's result; tried again, ever more slowly, while `explain` says that it can help.
+    """The operation's result, tried again while `explain` says that it can help.
 
     Raises the error that `explain` makes of the last failure.
     """
@@ -67,7 +63,7 @@ def attempt(
 def download(
     fetch: Callable[[int, int], tuple[bytes, int]], start: int = 0, *, ahead: int = AT_ONCE
 ) -> Iterator[bytes]:
-    """An object's bytes from `start` on, in ranges, the next ones fetched while one is being used.
+    """An object's bytes from `start` on, the next ranges fetched meanwhile.
 
     `fetch(at, length)` gives a range and the object's size; it retries by itself, and it makes sure
     that all ranges are of one and the same object.
@@ -100,7 +96,7 @@ def upload(
     *,
     progress: Progress | None = None,
 ) -> int:
-    """Send the stream in numbered blocks, `first` being its beginning; returns their number.
+    """Send the stream in numbered blocks, `first` first; returns their number.
 
     A block stays in memory until it is sent, so that a retry needs nothing of the stream.
     """

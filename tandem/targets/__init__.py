@@ -19,7 +19,9 @@ PUBLIC_PORT = 8080
 def open_target(
     url: str, *, state: Path, app: str = "app", settings: KubernetesSettings | None = None
 ) -> Target:
-    """The target that `url` names: `process:[PORT]`, `docker:[PORT]` or `k8s://CONTEXT/NAMESPACE`.
+    """The target that `url` names.
+
+    `process:[PORT]`, `docker:[PORT]` or `k8s://CONTEXT/NAMESPACE`.
 
     `state` is a folder of this machine in which a target remembers what it started. Raises
     `SettingError` for any other form. Nothing is contacted yet.

@@ -41,7 +41,7 @@ def run_once(
 
 
 def sweep_once(*, state: Path, engine: str = "process") -> list[str]:
-    """End what killed processes of this machine left of `run_once`; what was done, a line each.
+    """End what killed processes of this machine left of `run_once`; a line each.
 
     What a living one runs, or one of another container, is left alone. Raises `TargetError` when
     the engine does not answer.

@@ -93,13 +93,16 @@ class Target(Protocol):
         """
 
     def details(self) -> dict[str, Any]:
-        """All there is to show of what is live, for a page or a terminal; plain JSON values."""
+        """All there is to show of what is live, as plain JSON values."""
 
     def drift(self) -> list[str]:
         """What is otherwise than the last release left it, a line each."""
 
     def manifests(self, request: DeployRequest) -> str:
-        """What a deploy would apply, as YAML. Raises `TargetError` where nothing is applied."""
+        """What a deploy would apply, as YAML.
+
+        Raises `TargetError` where nothing is applied.
+        """
 
     def stop(self, *, progress: Say) -> bool:
         """Stop serving, and remove what serves; False where there was nothing."""

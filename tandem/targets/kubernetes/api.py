@@ -1,5 +1,4 @@
-"""The few things Tandem asks of a Kubernetes API server, over HTTP, with errors that a person can
-act on.
+"""The few requests that Tandem sends to a Kubernetes API server.
 
 The official client takes 1.3 s to import, which is a good part of a rollout; what is used of the
 API fits here.
@@ -94,7 +93,10 @@ class Api:
         return self.send("GET", self._path(kind), query=query, what=("list", kind, ""))
 
     def apply(self, wanted: Object, *, manager: str, force: bool, dry_run: bool = False) -> Object:
-        """Server-side apply. Raises `ApiError` with status 409 on a conflict, unless forced."""
+        """Server-side apply.
+
+        Raises `ApiError` with status 409 on a conflict, unless forced.
+        """
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         query = {"fieldManager": manager, "force": str(force).lower()}
         if dry_run:
@@ -114,13 +116,18 @@ class Api:
         )  # fmt: skip
 
     def replace(self, wanted: Object) -> Object:
-        """The object as given; `ApiError` with status 409 when it is no longer the one read."""
+        """Write the object as given.
+
+        Raises `ApiError` with status 409 when it is no longer the one read.
+        """
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         return self.send("PUT", self._path(kind, name), body=wanted, what=("update", kind, name))
 
     def merge(self, found: Object, change: Object) -> Object:
-        """The object with what `change` says merged into it; `ApiError` with status 409 when
-        `change` names another resourceVersion than it has."""
+        """Merge `change` into the object, and return it.
+
+        Raises `ApiError` with status 409 when `change` names another resourceVersion.
+        """
         kind, name = found["kind"], found["metadata"]["name"]
         return self.send(
             "PATCH", self._path(kind, name), body=change,
@@ -164,8 +171,10 @@ class Api:
     def watch(
         self, kind: str, version: str, ended: threading.Event, **selectors: str
     ) -> Iterator[Object]:
-        """Changes from a resourceVersion on: `{"type", "object"}`; ends when the server says that
-        it has forgotten (410), and then the caller lists again."""
+        """Changes from a resourceVersion on: `{"type", "object"}`.
+
+        Ends when the server has forgotten that version (410): then the caller lists again.
+        """
         while not ended.is_set():
             query = {
                 **{f"{key}Selector": value for key, value in selectors.items()},
@@ -261,7 +270,7 @@ class Api:
         content_type: str = "application/json",
         what: tuple[str, str, str],
     ) -> Object:
-        """One request, again for as long as patience lasts when the server cannot take it now."""
+        """One request, repeated while the server cannot take it and patience lasts."""
         url = f"{path}?{urlencode(query)}" if query else path
         data = json.dumps(body).encode() if body is not None else None
         return _decoded(self._send(method, url, data, content_type, self.patience, what))

@@ -71,7 +71,7 @@ class Applying:
         self.timeline.say(f"applied {', '.join(map(name_of, objects))}")
 
     def _take_out(self, wanted: Object) -> None:
-        """Replace the pods' template where others put something in: applying would leave it."""
+        """Replace the pods' template where others added to it: applying would leave it."""
 
         def without(live: Object) -> Object | None:
             lines = differences(wanted["spec"]["template"], live["spec"]["template"])
@@ -84,7 +84,7 @@ class Applying:
         self.fence.change("Deployment", self.app, without)
 
     def _settle(self, wanted: Object, problem: ApiError) -> Object:
-        """Decide a conflict: an autoscaler keeps its replicas, everything else is taken back."""
+        """Decide a conflict: an autoscaler keeps its replicas, all else is taken back."""
         settled = wanted
         for cause in problem.causes:
             field, message = cause.get("field", ""), cause.get("message", "")

@@ -29,7 +29,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cluster:
-    """One API server as its pool of connections needs it; credentials are renewed by themselves."""
+    """One API server as a pool of connections needs it; credentials renew themselves."""
 
     def __init__(
         self,

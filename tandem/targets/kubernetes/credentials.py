@@ -1,4 +1,4 @@
-"""How a user of a kubeconfig logs in: a token, a file, a login program, or Azure's identity."""
+"""How a user of a kubeconfig logs in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_SUPPORTED = ("auth-provider", "username", "as", "as-uid", "as-groups")
 def credential_of(
     user: Mapping[str, Any], cluster: Mapping[str, Any], env: Mapping[str, str]
 ) -> Callable[[], Credential] | None:
-    """What gives the user's credential; None where a client certificate of the file is all.
+    """What gives the user's credential; None where the file's certificate is all.
 
     `cluster` is the kubeconfig's entry, for a login program that wants to know where it logs in to.
     """

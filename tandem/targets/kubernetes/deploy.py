@@ -1,4 +1,4 @@
-"""One deploy to a cluster, with the Lease held: applied, waited for, asked, or undone."""
+"""One deploy with the Lease held: applied, waited for, asked, or undone."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class Deploy:
         return answers.await_answers(url, asked, pods, self.timeline.say)
 
     def _await_the_last_old_pod(self, digest: str) -> None:
-        """Wait until no pod of another image is left: only the cluster tells whose an answer is."""
+        """Wait until no pod of another image is left that could still answer."""
         end = time.monotonic() + grace_seconds(self.settings) + answers.ANSWER_WAIT
         while self._is_leaving(digest):
             if time.monotonic() > end:

@@ -15,7 +15,10 @@ from tandem.targets.kubernetes.settings import KubernetesSettings
 def changed(
     api: Api, settings: KubernetesSettings, objects: list[Object], known: Mapping[str, Object]
 ) -> list[str]:
-    """Where the cluster's objects differ from these, a line each; `known` were read already."""
+    """Where the cluster's objects differ from these, a line each.
+
+    `known` are those that were read already.
+    """
     lines = []
     for wanted in objects:
         name = name_of(wanted)
@@ -29,7 +32,7 @@ def changed(
 
 
 def _comparable(one: Object, settings: KubernetesSettings) -> Object:
-    """What of an object must be found as it was applied: not the replicas an autoscaler chooses."""
+    """What of an object must be as applied: not the replicas an autoscaler chooses."""
     if one["kind"] != "Deployment" or settings.max_replicas <= settings.replicas:
         return one
     spec = {key: value for key, value in one["spec"].items() if key != "replicas"}

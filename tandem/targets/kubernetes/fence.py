@@ -55,7 +55,9 @@ class Fence:
             raise Superseded(f"{kind}/{found['metadata']['name']} was taken by a newer deploy")
 
     def apply(self, wanted: Object, *, manager: str = MANAGER, force: bool = False) -> Object:
-        """Server-side apply. Raises `ApiError` with causes when others own a field, unless forced.
+        """Server-side apply.
+
+        Raises `ApiError` with causes when others own a field, unless forced.
 
         Only the manager of all else owns the number: two managers would fight for it.
         """
@@ -76,8 +78,10 @@ class Fence:
         return self._write(kind, name, once)
 
     def change(self, kind: str, name: str, make: Callable[[Object], Object | None]) -> None:
-        """Replace an object by what `make` makes of it; nothing where it is not there, or `make`
-        wants no change."""
+        """Replace an object by what `make` makes of it.
+
+        Nothing happens where it does not exist, or `make` wants no change.
+        """
 
         def once(found: Object | None) -> Object:
             changed = make(found) if found else None

@@ -21,7 +21,9 @@ PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile
 
 
 def log_in(context: str, environ: Mapping[str, str] | None = None) -> Cluster:
-    """The cluster that a kubeconfig's `context` names, or the one this pod is in for `in-cluster`.
+    """The cluster that a kubeconfig's `context` names.
+
+    For `in-cluster`, the one that this pod is in.
 
     Raises `SettingError` when there is no such context, or it asks for what is not supported.
     """

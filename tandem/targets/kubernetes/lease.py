@@ -1,5 +1,6 @@
-"""One deploy at a time on a cluster: a Lease that its holder renews, and that anyone may take
-once it is not.
+"""One deploy at a time on a cluster: a Lease that its holder renews.
+
+Anyone may take it once it is not renewed.
 
 Each time it is taken, `leaseTransitions` goes up, in the same write: that is the holder's number
 (see `fence.py`). The Lease is therefore never deleted.
@@ -96,7 +97,7 @@ class Lease:
             self.check()
 
     def _take(self, expired: str | None) -> bool:
-        """Try once; `expired` is the holder and renewal that nobody renewed for long enough."""
+        """Try once; `expired` names the holder and renewal that went stale."""
         found = self.api.get("Lease", self.name)
         try:
             if found is None:
@@ -125,8 +126,10 @@ class Lease:
             raise
 
     def _next(self, last: int) -> int:
-        """A number above the Lease's `last` and above any on what is there: a person may have
-        deleted the Lease, and an earlier edition wrote none into it."""
+        """A number above the Lease's `last` and above any on what is there.
+
+        A person may have deleted the Lease, and an earlier edition wrote none into it.
+        """
         # Each holder writes its record before anything else; the Deployment may outlive a record.
         found = (self.api.get("ConfigMap", self.name), self.api.get("Deployment", self.app))
         return max(last, *map(fence_of, found)) + 1
@@ -168,14 +171,19 @@ class Lease:
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder is known to be no more; of another machine or container nothing is known,
-    and its Lease is waited for."""
+    """Whether the holder is known to have ended.
+
+    Of another machine or container nothing is known: its Lease is waited for.
+    """
     words = holder.split()
     return len(words) == 3 and processes.alive(words[1]) is False
 
 
 def is_on(api: Api, app: str) -> bool:
-    """Whether a deploy seems to be on; by the clocks of two machines, so only for what is shown."""
+    """Whether a deploy seems to be on, for showing.
+
+    It compares the clocks of two machines, so nothing is decided by it.
+    """
     spec = (api.get("Lease", f"{app}-{MANAGER}") or {}).get("spec") or {}
     holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
     if not (holder and renewed) or is_dead(holder):

@@ -1,5 +1,4 @@
-"""What Tandem puts into Kubernetes for one app: every object, made from a few settings; the one
-place to read them."""
+"""Every Kubernetes object of one app, made from a few settings."""
 
 from __future__ import annotations
 
@@ -242,12 +241,15 @@ def _pod(
 
 
 def grace_seconds(settings: KubernetesSettings) -> int:
-    """What a pod that is to end has: the drain, 20 s for the work at hand, and some to spare."""
+    """Seconds that a pod has to end.
+
+    The drain, 20 s for the work at hand, and some to spare.
+    """
     return settings.drain_seconds + 25
 
 
 def _late_stop(settings: KubernetesSettings) -> Object:
-    """For a service that does not drain by itself: told to stop once it is asked nothing more.
+    """SIGTERM only once the load balancer has noticed, for services without drain.
 
     An image without `sleep` is told at once, as if this were not here.
     """
@@ -255,7 +257,7 @@ def _late_stop(settings: KubernetesSettings) -> Object:
 
 
 def render(found: list[Object]) -> str:
-    """The objects as YAML documents, for `tandem manifests` and for `kubectl apply -f -`."""
+    """The objects as YAML documents, as `kubectl apply -f -` takes them."""
     import yaml
 
     class Plain(yaml.SafeDumper):

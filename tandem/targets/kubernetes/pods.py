@@ -1,4 +1,4 @@
-"""Pods for people: which are ready, what they logged, what the cluster noted about them."""
+"""Pods for people: which are ready, what they logged, what was noted of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def evidence(api: Api, pod: str, restarted: bool) -> str:
 
 
 def events(api: Api, name: str) -> list[str]:
-    """What the cluster noted about one object, oldest first; empty where that may not be read."""
+    """What the cluster noted about one object, oldest first.
+
+    Empty where that may not be read.
+    """
     try:
         found = api.list("Event", field=f"involvedObject.name={name}")["items"]
     except TargetError:

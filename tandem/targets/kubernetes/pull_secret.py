@@ -52,7 +52,7 @@ def pull_secret(registry: Registry, app: str, namespace: str, setting: str) -> O
 
 
 def login_mark(secret: Object | None, salt: bytes = b"") -> str:
-    """What tells a login from another one and gives nothing away: slow to compute, and salted."""
+    """What tells two logins apart and reveals neither: slow to compute, and salted."""
     if secret is None:
         return ""
     salt = salt or os.urandom(16)
@@ -70,7 +70,7 @@ def is_made_of(secret: Object, mark: str) -> bool:
 
 
 def _login(registry: Registry) -> tuple[str, str, str] | None:
-    """Host, user and password of a registry; None where Tandem has none, or only a token."""
+    """Host, user and password of a registry; None where there are none."""
     from tandem.oci.login import find_credentials
 
     host = registry.url.partition("/")[0]

@@ -1,4 +1,4 @@
-"""What is remembered in the cluster: the record of the last good release, and a mark of it."""
+"""What is remembered in the cluster of the last good release."""
 
 from __future__ import annotations
 

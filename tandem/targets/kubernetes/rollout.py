@@ -1,5 +1,4 @@
-"""Waiting for a Deployment as kubectl does, saying what it waits for, and stopping early at what
-cannot heal."""
+"""Waiting for a Deployment as kubectl does, and no longer for what cannot heal."""
 
 from __future__ import annotations
 
@@ -32,8 +31,10 @@ CANNOT_START = {"InvalidImageName", "CreateContainerConfigError", "CreateContain
 
 
 class RolloutStatus(msgspec.Struct, frozen=True):
-    """How far a rollout is: `waiting_for` is empty when it is whole, `stopped` says why it
-    cannot be."""
+    """How far a rollout is.
+
+    `waiting_for` is empty when it is whole, `stopped` says why it cannot be.
+    """
 
     waiting_for: str = ""
     stopped: str = ""
@@ -50,8 +51,10 @@ class Stuck(msgspec.Struct, frozen=True):
 
 
 def status_of(deployment: Object) -> RolloutStatus:
-    """What `kubectl rollout status` says
-    (k8s.io/kubectl/pkg/polymorphichelpers/rollout_status.go)."""
+    """What `kubectl rollout status` says.
+
+    The rule is that of k8s.io/kubectl/pkg/polymorphichelpers/rollout_status.go.
+    """
     wanted = deployment["spec"].get("replicas", 1)
     status = deployment.get("status") or {}
     if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
@@ -97,7 +100,7 @@ def stuck(pods: Iterable[Object], ours: str) -> Stuck | None:
 
 
 def unschedulable(pods: Iterable[Object], ours: str) -> tuple[str, str] | None:
-    """A pod of that template hash for which there is no node, and what the scheduler says."""
+    """A pod of that template hash without a node, and what the scheduler says."""
     for pod in pods:
         for condition in (pod.get("status") or {}).get("conditions") or []:
             if condition.get("reason") == "Unschedulable" and _is_of(pod, ours):
@@ -117,7 +120,7 @@ class Revisions:
         self._known: tuple[tuple[str, int, str], str] | None = None
 
     def hash_of(self, deployment: Object) -> str:
-        """The `pod-template-hash` of the pods it makes now; empty until the controller has seen it.
+        """The `pod-template-hash` of its pods; empty until the controller has seen it.
 
         Its ReplicaSet of the same revision has it; asked once for each revision.
         """
@@ -155,7 +158,7 @@ def _pull_message(message: str) -> str:
 
 
 def _fault(container: Object) -> type[TargetError]:
-    """Whose fault it is that a container ended: killed by others, or by what it did itself."""
+    """Whose fault it is that a container ended: its own, or of what killed it."""
     last = (container.get("lastState") or {}).get("terminated") or {}
     killed = last.get("exitCode") in KILLED and last.get("reason") != "OOMKilled"
     return TargetError if killed else ImageFault
@@ -204,7 +207,10 @@ def wait(
 def _follow(
     api: Api, kind: str, chosen: dict[str, str], news: queue.Queue[Any], ended: threading.Event
 ) -> None:
-    """List, then watch, for ever: each list replaces what was known, each event one object."""
+    """List, then watch, until ended.
+
+    Each list replaces what was known, each event one object.
+    """
     while not ended.is_set():
         try:
             found = api.list(kind, **chosen)

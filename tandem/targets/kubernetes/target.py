@@ -1,4 +1,4 @@
-"""`k8s://CONTEXT/NAMESPACE`: applied by digest, waited for, asked, undone if it fails."""
+"""`k8s://CONTEXT/NAMESPACE`: one app in one namespace of a cluster."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class KubernetesTarget:
         return msgspec.structs.replace(self._live(deployment, service), seen=seen)
 
     def details(self) -> dict[str, Any]:
-        """All there is to show: pods, events, the last rollout's timeline, how to look closer."""
+        """All there is to show: pods, events, the last timeline, how to look closer."""
         record = read_record(self.api, self.app)
         pods = pods_of(self.api, self.app)
         shown = [self.app, *(pod["metadata"]["name"] for pod in pods)]
@@ -200,7 +200,7 @@ class KubernetesTarget:
         return self._live(deployment, service)
 
     def _renew(self, secret: Object, progress: Say) -> None:
-        """Write the pull secret again where it is another login by now; no pod is restarted."""
+        """Write the pull secret again where the login changed; no pod is restarted."""
         if is_made_of(secret, read_record(self.api, self.app).login):
             return
         with Lease(self.api, self.app, progress) as lease:
@@ -215,7 +215,7 @@ class KubernetesTarget:
             progress(f"wrote the registry's new login to {name_of(secret)}")
 
     def _seen(self, live: Live | None) -> tuple[Object | None, Object | None]:
-        """Deployment and Service, as `current()` read them for `live` if that was a moment ago."""
+        """Deployment and Service; as `current()` read them, if that was a moment ago."""
         if live and time.monotonic() - live.seen.get("at", -A_MOMENT) < A_MOMENT:
             return live.seen["deployment"], live.seen["service"]
         deployment = self.api.get("Deployment", self.app)
@@ -239,7 +239,7 @@ class KubernetesTarget:
 def kubernetes_target(
     url: str, context: str, namespace: str, *, app: str, settings: KubernetesSettings | None
 ) -> KubernetesTarget:
-    """The target `k8s://CONTEXT/NAMESPACE`; an empty context is the kubeconfig's current one."""
+    """The target `k8s://CONTEXT/NAMESPACE`; no context: the kubeconfig's current one."""
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
         raise SettingError(f"TANDEM_TARGET={url!r}: want k8s://CONTEXT/NAMESPACE")
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?", app):

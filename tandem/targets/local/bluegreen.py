@@ -1,4 +1,4 @@
-"""Blue/green on one machine: a new instance beside the old one, then the proxy is switched over.
+"""Blue/green on one machine: a new instance first, then the proxy switches.
 
 How an instance is run is the business of a `Runner` (a process, a container). What was started is
 written down before it is started, so that whoever comes after a killed deploy knows what to stop.
@@ -42,8 +42,7 @@ KEEP = 10
 
 
 class BlueGreen:
-    """A target of one machine: one public port, and behind it instances that replace one
-    another."""
+    """A target of one machine: one public port, and instances behind it."""
 
     def __init__(self, runner: Runner, port: int, folder: Path) -> None:
         self.runner = runner
@@ -58,8 +57,10 @@ class BlueGreen:
         return self.stable.url
 
     def current(self) -> Live | None:
-        """What is live; None where nothing is, where it died, or where a killed deploy left it
-        undecided."""
+        """What is live.
+
+        None where nothing is, where it died, or where a killed deploy left it undecided.
+        """
         state = self.state.read()
         if state.live and self._serves(state):
             return self._live(state.live, state)
@@ -273,8 +274,7 @@ class BlueGreen:
             self.state.write(state)
 
     def _recover(self, progress: Say) -> State:
-        """Finish what a killed command left: the live one serves again, all else is on its way
-        out."""
+        """Finish what a killed command left: the live one serves, all else is to end."""
         state = self.state.read()
         cut_off = state.starting
         if cut_off:

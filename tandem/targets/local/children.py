@@ -1,4 +1,4 @@
-"""Processes that outlive the one that started them: remembered, asked after, ended."""
+"""Processes that outlive their starter: remembered, asked after, ended."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ def remember(child: subprocess.Popen[bytes]) -> Process:
 
 
 def exit_code(process: Process) -> int | None:
-    """How a child of this process ended, a signal as a negative number; None where that is not
-    known."""
+    """How a child of this process ended; None where that is not known.
+
+    A signal is a negative number.
+    """
     child = _children.get(process.mark)
     if child is None:
         return None

@@ -1,4 +1,4 @@
-"""`docker:`: a container per release on one machine's engine, behind a stable port."""
+"""`docker:`: a container per release, behind a stable port of this machine."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ def docker_target(port: int, *, state: Path, app: str) -> BlueGreen:
 
 
 class DockerRunner:
-    """Runs an image as a container without privileges, reached on a private port of this
-    machine."""
+    """Runs an image as a container without privileges, on a private port."""
 
     scheme = "docker"
 
@@ -135,7 +134,10 @@ class DockerRunner:
 
 
 def start_container(container: Any) -> None:
-    """Start a container. Raises `PortLost`, or `ImageFault` where it has no such program."""
+    """Start a container.
+
+    Raises `PortLost`, or `ImageFault` where it has no such program.
+    """
     import docker.errors
 
     try:

@@ -1,4 +1,4 @@
-"""The Docker engine: reached, given images, asked for containers' logs and rid of them."""
+"""The Docker engine: reached, given images, asked for logs, rid of containers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ensure_image(client: Any, registry: Registry, digest: str, progress: Say) ->
 
 
 def _load(client: Any, registry: Registry, digest: str, progress: Say) -> str:
-    """Give the engine an image as `docker save` writes it; layers streamed, one at a time."""
+    """Give the engine an image as `docker save` writes it, layer by layer."""
     import docker.errors
 
     from tandem.oci.image import pull
@@ -109,7 +109,7 @@ def _add(tar: tarfile.TarFile, name: str, file: IO[bytes]) -> None:
 
 
 def remove(container: Any) -> None:
-    """Remove a container, running or not; one that is being removed already is removed too."""
+    """Remove a container, running or not; no error where it is gone already."""
     import docker.errors
 
     with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):

@@ -1,4 +1,4 @@
-"""A private container of an image for one check, which ends with whoever asked for it."""
+"""A private container for one check, which ends with whoever asked for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A port of this machine that leads to the loopback of a container without network."""
+"""A port that leads to the loopback of a container without network."""
 
 from __future__ import annotations
 

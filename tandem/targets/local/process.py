@@ -1,4 +1,4 @@
-"""`process:`, the embedded default: an image's command as a process of this machine.
+"""`process:`, the default: an image's command as a process of this machine.
 
 The image is unpacked and its command run on a bare environment of this Python.
 """
@@ -55,7 +55,7 @@ def process_target(port: int, *, state: Path) -> BlueGreen:
 
 
 class ProcessRunner:
-    """Runs an image's command on this machine's kernel and this Python, in a session of its own."""
+    """Runs an image's command on this machine's Python, in a session of its own."""
 
     scheme = "process"
 
@@ -121,8 +121,7 @@ class ProcessRunner:
                 terminate(process)
 
     def kill(self, instance: Instance) -> None:
-        """SIGKILL to all its processes, known by the session they are in or by the token in
-        their environment."""
+        """SIGKILL to all its processes, known by their session or by their token."""
         if instance.process and process_alive(instance.process):
             # Its process group is certainly its own as long as its leader is there.
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -168,7 +167,7 @@ def prepare(
     *,
     command: tuple[str, ...] = (),
 ) -> Prepared:
-    """Unpack the image under `state`; its command (or `command`) in this machine's paths."""
+    """Unpack the image; its command (or `command`) in this machine's paths."""
     config = rootfs.read_image(registry, digest)
     where = registry.reference(digest)
     argv = command or config.command
@@ -215,8 +214,10 @@ def _sweep(runner: ProcessRunner, folder: Path) -> list[str]:
 
 
 def _of_token(token: str) -> list[Process]:
-    """The processes that were started with that token: for an instance whose process was not
-    written down."""
+    """The processes that were started with that token.
+
+    For an instance whose process was not written down.
+    """
     import psutil
 
     found = []

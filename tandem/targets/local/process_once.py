@@ -1,4 +1,4 @@
-"""A private process of an image for one check, which ends with whoever asked for it."""
+"""A private process for one check, which ends with whoever asked for it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _started(
 
 @contextlib.contextmanager
 def _ends_with_us(instance: Instance) -> Iterator[None]:
-    """A shell that waits for this process to let go of a pipe, and then kills the instance."""
+    """A shell that kills the instance once this process lets go of a pipe."""
     group = instance.process.pid if instance.process else 0
     guard = subprocess.Popen(
         ["/bin/sh", "-c", f"read _; kill -9 -{group}"],

@@ -33,7 +33,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PortLost(TargetError):
-    """Another program took the port that was chosen for an instance: worth another try at once."""
+    """Another program took the port of an instance: worth another try at once."""
 
 
 class Runner(Protocol):
@@ -42,7 +42,7 @@ class Runner(Protocol):
     scheme: str
 
     def prepare(self, request: DeployRequest, progress: Say) -> Any:
-        """All that can be done before anything starts; what it returns is handed to `start`."""
+        """Do all that can be done before it starts; the result is handed to `start`."""
 
     def start(self, instance: Instance, prepared: Any) -> Instance:
         """Start it, listening on `HOST:instance.port`; returns it with what identifies it."""
@@ -61,8 +61,10 @@ class Runner(Protocol):
         """Ask it to finish its work and end; does not wait."""
 
     def kill(self, instance: Instance) -> None:
-        """End it and all that it started, now; also where it was recorded and its identity was
-        not."""
+        """End it and all that it started, now.
+
+        Also where it was recorded and its identity was not.
+        """
 
     def log_tail(self, instance: Instance) -> str:
         """The last lines it wrote."""
@@ -79,7 +81,7 @@ class Runner(Protocol):
 
 @contextlib.contextmanager
 def judged_by_its_end(ended: Callable[[], TargetError | None]) -> Iterator[None]:
-    """What fails while an instance is asked is what ended the instance, where it has ended."""
+    """Blame an error on the end of the instance that was asked, where it has ended."""
     try:
         yield
     except TargetError as problem:

@@ -1,4 +1,4 @@
-"""A target's public port: its proxy opened, found again, pointed at an instance, ended."""
+"""A target's public port: its proxy opened, found, pointed at an instance, ended."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StablePort:
         return proxy is not None and proxy.port == self.port and process_alive(proxy.process)
 
     def open(self, progress: Say) -> ProxyProcess:
-        """Start a proxy on the port, or find the one that a killed deploy did not write down.
+        """Start a proxy, or find the one that a killed deploy did not write down.
 
         Raises `TargetError` when another program has the port.
         """
@@ -67,7 +67,7 @@ class StablePort:
         raise self._port_taken(start)
 
     def proxies(self, port: int | None = None) -> list[Process]:
-        """The proxies that read this target's file (on that port), known by their arguments."""
+        """The proxies of this target (on that port), known by their arguments."""
         import psutil
 
         ours = []

@@ -29,7 +29,7 @@ DRAIN = 15.0
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One started service; `process` or `container` say what runs it, once it is known."""
+    """One started service; `process` or `container` say what runs it, once known."""
 
     token: str
     digest: str
@@ -51,8 +51,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retiring(msgspec.Struct, frozen=True):
-    """An instance to end, whether it was told so, and when it will be made to: in seconds since
-    the machine started, in that start."""
+    """An instance to end, whether it was told, and when it will be made to.
+
+    In seconds since the machine started, in that start.
+    """
 
     instance: Instance
     deadline: float
@@ -150,8 +152,10 @@ def is_left_behind(state: State) -> bool:
 
 
 def is_switching(state: State) -> bool:
-    """Whether a deploy is on that may switch at any moment; of another container's it is taken to
-    be."""
+    """Whether a deploy is on that may switch at any moment.
+
+    One of another container is assumed to be.
+    """
     return state.starting is not None and processes.alive(state.deployer) is not False
 
 
@@ -166,7 +170,7 @@ def is_over(retiring: Retiring) -> bool:
 
 
 def _uptime() -> float:
-    """Seconds since this machine started, asleep or not: no clock that is set moves them."""
+    """Seconds since this machine started, asleep or not; no clock moves them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
