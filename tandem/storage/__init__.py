@@ -32,6 +32,6 @@ def open_store(url: str) -> Store:
 
         return S3Store(parts[1], parts[2] or "")
     raise SettingError(
-        f"store {re.sub('//[^/@]*@', '//…@', url)!r}: want file:FOLDER, "
+        f"store {re.sub('//[^/@]*@', '//…@', url)!r}: expected file:FOLDER, "
         "az://ACCOUNT/CONTAINER[/PREFIX] or s3://BUCKET[/PREFIX]"
     )

@@ -74,8 +74,8 @@ class FolderStore:
                 else:
                     with self._lock(key):
                         if if_match is not None:
-                            there = self.head(key)
-                            if there is None or there.etag != if_match:
+                            current = self.head(key)
+                            if current is None or current.etag != if_match:
                                 raise Conflict(f"{self.url}: {key} was replaced meanwhile")
                         temporary.rename(path)
                 _sync_folder(path.parent)

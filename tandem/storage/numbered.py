@@ -50,8 +50,8 @@ class NumberedLog:
         failures = 0
         while True:
             newest, etag = self._newest()
-            if same is not None and (found := same(newest)) is not None:
-                return found
+            if same is not None and (existing := same(newest)) is not None:
+                return existing
             number = newest[0] + 1 if newest else 1
             data = make(number)
             try:
@@ -102,8 +102,8 @@ class NumberedLog:
     def numbers(self, after: int = 0) -> Iterator[int]:
         """The numbers that are there, smallest first, by listing."""
         for stat in self.store.list(f"{self.prefix}/", after=self.key(after)):
-            if found := re.fullmatch(r"(\d+)\.json", stat.key.removeprefix(f"{self.prefix}/")):
-                yield int(found[1])
+            if named := re.fullmatch(r"(\d+)\.json", stat.key.removeprefix(f"{self.prefix}/")):
+                yield int(named[1])
 
     def walk_back(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Records newest first (from `start` on), read when asked for, gaps skipped."""
@@ -134,8 +134,8 @@ class NumberedLog:
         numbers = list(self.numbers())
         with ThreadPoolExecutor(AT_ONCE) as pool:
             read = pool.map(self._read, numbers)
-            found = [(n, data) for n, data in zip(numbers, read, strict=True) if data is not None]
-        return found[::-1]
+            records = [(n, data) for n, data in zip(numbers, read, strict=True) if data is not None]
+        return records[::-1]
 
     def delete(self, number: int) -> None:
         """Remove an old record; the newest stays, so that no number is given twice."""

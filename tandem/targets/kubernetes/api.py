@@ -123,12 +123,12 @@ class Api:
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         return self.send("PUT", self._path(kind, name), body=wanted, what=("update", kind, name))
 
-    def merge(self, found: Object, change: Object) -> Object:
+    def merge(self, live: Object, change: Object) -> Object:
         """Merge `change` into the object, and return it.
 
         Raises `ApiError` with status 409 when `change` names another resourceVersion.
         """
-        kind, name = found["kind"], found["metadata"]["name"]
+        kind, name = live["kind"], live["metadata"]["name"]
         return self.send(
             "PATCH", self._path(kind, name), body=change,
             content_type="application/merge-patch+json", what=("patch", kind, name),
@@ -334,17 +334,17 @@ class Api:
         elif status == 401:
             text = f"the Kubernetes API of {self.cluster.where} does not accept this login"
         else:
-            said = message or f"HTTP {status}"
-            text = f"{verb} {resource}{'/' + name if name else ''}: {said}"
+            reason = message or f"HTTP {status}"
+            text = f"{verb} {resource}{'/' + name if name else ''}: {reason}"
         return ApiError(text, status, body)
 
 
 def _decoded(data: bytes) -> Object:
     try:
-        found = json.loads(data)
+        decoded = json.loads(data)
     except ValueError:
         return {"message": data[:200].decode(errors="replace").strip()}
-    return found if isinstance(found, dict) else {}
+    return decoded if isinstance(decoded, dict) else {}
 
 
 def _reason(problem: BaseException) -> str:

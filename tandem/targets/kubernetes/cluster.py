@@ -81,4 +81,6 @@ def load_pair(tls: ssl.SSLContext, certificate: str, key: str) -> None:
         try:
             tls.load_cert_chain(file.name)
         except ssl.SSLError as problem:
-            raise SettingError(f"KUBECONFIG: the client certificate is no use: {problem}") from None
+            raise SettingError(
+                f"KUBECONFIG: the client certificate is not usable: {problem}"
+            ) from None

@@ -84,11 +84,11 @@ class Deploy:
             self.timeline.say(note)
         self._report_drift(record, before)
         # Written down first: what a deploy that is cut off made is then known to the next one.
-        made = [*([secret] if secret else []), *objects]
-        names = sorted({*record.names, *map(name_of, made)})
+        applied = [*([secret] if secret else []), *objects]
+        names = sorted({*record.names, *map(name_of, applied)})
         self._remember(msgspec.structs.replace(record, names=names))
         try:
-            self.applying.apply(made)
+            self.applying.apply(applied)
             self.lease.check()
             pods = self._whole(release, check)
             self.lease.check()
@@ -96,7 +96,7 @@ class Deploy:
             raise Superseded(f"release {release.number} did not go live: {newer}") from None
         except BaseException as problem:  # noqa: BLE001 - what _undo gives is raised
             raise self._undo(record, release, problem) from None
-        prune(self.fence, self.timeline, names, made)
+        prune(self.fence, self.timeline, names, applied)
         self.timeline.say(f"release {release.number} is live")
         good = LastGood(
             release=release.number,
@@ -111,7 +111,7 @@ class Deploy:
         self._remember(
             Record(
                 objects=objects,
-                names=sorted(map(name_of, made)),
+                names=sorted(map(name_of, applied)),
                 timeline=self.timeline.moments,
                 good=good,
                 login=login_mark(secret),

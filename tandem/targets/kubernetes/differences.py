@@ -31,48 +31,48 @@ def changed(
     return lines
 
 
-def _comparable(one: Object, settings: KubernetesSettings) -> Object:
+def _comparable(wanted: Object, settings: KubernetesSettings) -> Object:
     """What of an object must be as applied: not the replicas an autoscaler chooses."""
-    if one["kind"] != "Deployment" or settings.max_replicas <= settings.replicas:
-        return one
-    spec = {key: value for key, value in one["spec"].items() if key != "replicas"}
-    return {**one, "spec": spec}
+    if wanted["kind"] != "Deployment" or settings.max_replicas <= settings.replicas:
+        return wanted
+    spec = {key: value for key, value in wanted["spec"].items() if key != "replicas"}
+    return {**wanted, "spec": spec}
 
 
-def differences(wanted: Any, found: Any, where: str = "") -> list[str]:
+def differences(wanted: Any, live: Any, where: str = "") -> list[str]:
     """Where a live object is not as it was applied, a line each.
 
     What the API server or others add beside is no difference, except more entries in a list: a
     container or a variable that somebody put in counts.
     """
     if isinstance(wanted, dict):
-        if not isinstance(found, dict):
-            return [f"{where}: {_short(wanted)} is {_short(found)}"]
+        if not isinstance(live, dict):
+            return [f"{where}: {_short(wanted)} is {_short(live)}"]
         lines = []
         for key, value in wanted.items():
-            lines += differences(value, found.get(key), f"{where}.{key}" if where else key)
+            lines += differences(value, live.get(key), f"{where}.{key}" if where else key)
         return lines
     if isinstance(wanted, list | tuple):
-        if not isinstance(found, list):
-            return [f"{where}: {_short(wanted)} is {_short(found)}"]
-        return _list_differences(list(wanted), found, where)
-    same = wanted == found or str(wanted) == str(found)
-    return [] if same else [f"{where}: {_short(wanted)} is {_short(found)}"]
+        if not isinstance(live, list):
+            return [f"{where}: {_short(wanted)} is {_short(live)}"]
+        return _list_differences(list(wanted), live, where)
+    same = wanted == live or str(wanted) == str(live)
+    return [] if same else [f"{where}: {_short(wanted)} is {_short(live)}"]
 
 
-def _list_differences(wanted: list[Any], found: list[Any], where: str) -> list[str]:
+def _list_differences(wanted: list[Any], live: list[Any], where: str) -> list[str]:
     def key(item: Any, number: int) -> Any:
         return item.get("name", number) if isinstance(item, dict) else number
 
     lines = []
-    there = {key(item, number): item for number, item in enumerate(found)}
-    asked = {key(item, number): item for number, item in enumerate(wanted)}
-    for name, item in asked.items():
-        if name in there:
-            lines += differences(item, there[name], f"{where}[{name}]")
+    live_items = {key(item, number): item for number, item in enumerate(live)}
+    wanted_items = {key(item, number): item for number, item in enumerate(wanted)}
+    for name, item in wanted_items.items():
+        if name in live_items:
+            lines += differences(item, live_items[name], f"{where}[{name}]")
         else:
             lines.append(f"{where}[{name}] is missing")
-    lines += [f"{where}[{name}] was added" for name in there if name not in asked]
+    lines += [f"{where}[{name}] was added" for name in live_items if name not in wanted_items]
     return lines
 
 

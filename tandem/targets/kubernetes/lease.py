@@ -49,16 +49,16 @@ class Lease:
 
     def __enter__(self) -> Lease:
         # The clocks of two machines differ: what counts is how long we saw no renewal.
-        seen, since, said = "", time.monotonic(), ""
+        seen, since, reported = "", time.monotonic(), ""
         end = time.monotonic() + WAIT
         while not self._take(seen if time.monotonic() - since > DURATION else None):
             spec = self._held.get("spec") or {}
             if (renewed := f"{spec.get('holderIdentity')} {spec.get('renewTime')}") != seen:
                 seen, since = renewed, time.monotonic()
             holder = spec.get("holderIdentity") or ""
-            if holder and holder != said:
+            if holder and holder != reported:
                 self._progress(f"waiting for another deploy, by {_readable(holder)}")
-                said = holder
+                reported = holder
             if time.monotonic() > end:
                 raise TargetError(f"Lease/{self.name}: {holder} has held it for {WAIT:.0f} s")
             time.sleep(0.3)
@@ -88,25 +88,25 @@ class Lease:
 
         A Lease that a person deleted, and that nobody has taken since, was not taken.
         """
-        found = self.api.get("Lease", self.name)
-        if found is None:
+        lease = self.api.get("Lease", self.name)
+        if lease is None:
             return
-        spec = found.get("spec") or {}
+        spec = lease.get("spec") or {}
         if (spec.get("holderIdentity"), spec.get("leaseTransitions")) != (self.me, self.number):
             self._lost = spec.get("holderIdentity") or NOBODY
             self.check()
 
     def _take(self, expired: str | None) -> bool:
         """Try once; `expired` names the holder and renewal that went stale."""
-        found = self.api.get("Lease", self.name)
+        lease = self.api.get("Lease", self.name)
         try:
-            if found is None:
+            if lease is None:
                 number = self._next(0)
                 self._held = self.api.create(self._body(self.me, {}, number))
                 self.number = number
                 return True
-            self._held = found
-            spec = found.get("spec") or {}
+            self._held = lease
+            spec = lease.get("spec") or {}
             holder = spec.get("holderIdentity") or ""
             last = spec.get("leaseTransitions") or 0
             if holder == self.me:
@@ -117,7 +117,7 @@ class Lease:
             if holder and not stale and not is_dead(holder):
                 return False
             number = self._next(last)
-            self._held = self.api.replace(self._body(self.me, found, number))
+            self._held = self.api.replace(self._body(self.me, lease, number))
             self.number = number
             return True
         except ApiError as problem:
@@ -131,12 +131,12 @@ class Lease:
         A person may have deleted the Lease, and an earlier edition wrote none into it.
         """
         # Each holder writes its record before anything else; the Deployment may outlive a record.
-        found = (self.api.get("ConfigMap", self.name), self.api.get("Deployment", self.app))
-        return max(last, *map(fence_of, found)) + 1
+        numbered = (self.api.get("ConfigMap", self.name), self.api.get("Deployment", self.app))
+        return max(last, *map(fence_of, numbered)) + 1
 
-    def _body(self, holder: str, found: Object, number: int) -> Object:
+    def _body(self, holder: str, lease: Object, number: int) -> Object:
         metadata = {"name": self.name, "namespace": self.api.namespace}
-        if version := (found.get("metadata") or {}).get("resourceVersion"):
+        if version := (lease.get("metadata") or {}).get("resourceVersion"):
             # Replaces what was read, or nothing.
             metadata["resourceVersion"] = version
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -158,14 +158,14 @@ class Lease:
                 if problem.status != 409:
                     continue
                 try:
-                    found = self.api.get("Lease", self.name) or {}
+                    lease = self.api.get("Lease", self.name) or {}
                 except TargetError:
                     continue
-                holder = (found.get("spec") or {}).get("holderIdentity") or NOBODY
+                holder = (lease.get("spec") or {}).get("holderIdentity") or NOBODY
                 if holder != self.me:
                     self._lost = holder
                     return
-                self._held = found
+                self._held = lease
             except TargetError:
                 continue
 

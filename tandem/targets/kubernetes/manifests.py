@@ -71,17 +71,17 @@ def objects(
     scaled = settings.max_replicas > settings.replicas
     count = (replicas or settings.replicas) if scaled else settings.replicas
 
-    def made(version: str, kind: str, more: Mapping[str, str] | None = None, **body: Any) -> Object:
+    def new(version: str, kind: str, more: Mapping[str, str] | None = None, **body: Any) -> Object:
         metadata: Object = {"name": app, "namespace": namespace, "labels": labels}
         if more:
             metadata["annotations"] = dict(more)
         return {"apiVersion": version, "kind": kind, "metadata": metadata, **body}
 
     dns = {DNS_LABEL: settings.host.split(".")[0]} if ".cloudapp." in settings.host else {}
-    found = [
-        made("v1", "ServiceAccount", automountServiceAccountToken=False),
+    listed = [
+        new("v1", "ServiceAccount", automountServiceAccountToken=False),
         # The service answers and asks nobody: no way out, not even to the name server.
-        made(
+        new(
             "networking.k8s.io/v1",
             "NetworkPolicy",
             spec={
@@ -90,7 +90,7 @@ def objects(
                 "ingress": [{"ports": [{"port": release.port, "protocol": "TCP"}]}],
             },
         ),
-        made(
+        new(
             "v1",
             "Service",
             dns,
@@ -102,7 +102,7 @@ def objects(
                 ],
             },
         ),
-        made(
+        new(
             "apps/v1",
             "Deployment",
             annotations,
@@ -124,16 +124,16 @@ def objects(
     ]
     if settings.replicas > 1:
         # For one replica it could only forbid every drain of a node.
-        found.append(
-            made(
+        listed.append(
+            new(
                 "policy/v1",
                 "PodDisruptionBudget",
                 spec={"maxUnavailable": 1, "selector": {"matchLabels": selector}},
             )
         )
     if scaled:
-        found.append(
-            made(
+        listed.append(
+            new(
                 "autoscaling/v2",
                 "HorizontalPodAutoscaler",
                 spec={
@@ -152,7 +152,7 @@ def objects(
                 },
             )
         )
-    return found
+    return listed
 
 
 def _pod(
@@ -256,7 +256,7 @@ def _late_stop(settings: KubernetesSettings) -> Object:
     return {"preStop": {"exec": {"command": ["sleep", str(settings.drain_seconds)]}}}
 
 
-def render(found: list[Object]) -> str:
+def render(listed: list[Object]) -> str:
     """The objects as YAML documents, as `kubectl apply -f -` takes them."""
     import yaml
 
@@ -266,9 +266,9 @@ def render(found: list[Object]) -> str:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
-    return yaml.dump_all(found, Dumper=Plain, sort_keys=False, allow_unicode=True)
+    return yaml.dump_all(listed, Dumper=Plain, sort_keys=False, allow_unicode=True)
 
 
-def name_of(found: Object) -> str:
+def name_of(listed: Object) -> str:
     """`Kind/name`, as people say it."""
-    return f"{found['kind']}/{found['metadata']['name']}"
+    return f"{listed['kind']}/{listed['metadata']['name']}"

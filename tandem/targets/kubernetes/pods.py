@@ -20,8 +20,8 @@ def pods_of(api: Api, app: str) -> list[Object]:
 
 def image_of(spec: Object) -> str:
     """The image of the service in a pod's specification."""
-    found: str = next(c["image"] for c in spec["containers"] if c["name"] == "service")
-    return found
+    image: str = next(c["image"] for c in spec["containers"] if c["name"] == "service")
+    return image
 
 
 def is_ready(pod: Object) -> bool:
@@ -51,29 +51,31 @@ def events(api: Api, name: str) -> list[str]:
     Empty where that may not be read.
     """
     try:
-        found = api.list("Event", field=f"involvedObject.name={name}")["items"]
+        noted = api.list("Event", field=f"involvedObject.name={name}")["items"]
     except TargetError:
         return []
-    found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-    return [
-        f"{e.get('type', '')} {e.get('reason', '')}: {' '.join((e.get('message') or '').split())}"
-        + (f" (x{e['count']})" if e.get("count", 1) > 1 else "")
-        for e in found
-    ]
+    noted.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+    return [_line(event) for event in noted]
+
+
+def _line(event: Object) -> str:
+    message = " ".join((event.get("message") or "").split())
+    times = f" (x{event['count']})" if event.get("count", 1) > 1 else ""
+    return f"{event.get('type', '')} {event.get('reason', '')}: {message}{times}"
 
 
 def describe(pod: Object) -> dict[str, Any]:
     """A pod for a table: age in seconds."""
     status = pod.get("status") or {}
     containers = status.get("containerStatuses") or [{}]
-    made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+    created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
     annotations = pod["metadata"].get("annotations") or {}
     return {
         "name": pod["metadata"]["name"],
         "release": int(annotations.get(RELEASE) or 0),
         "ready": is_ready(pod),
         "restarts": containers[0].get("restartCount", 0),
-        "age": int((datetime.now(UTC) - made).total_seconds()),
+        "age": int((datetime.now(UTC) - created).total_seconds()),
         "node": pod["spec"].get("nodeName", ""),
         "ending": bool(pod["metadata"].get("deletionTimestamp")),
     }

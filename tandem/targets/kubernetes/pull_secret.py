@@ -56,8 +56,8 @@ def login_mark(secret: Object | None, salt: bytes = b"") -> str:
     if secret is None:
         return ""
     salt = salt or os.urandom(16)
-    said = json.dumps(secret["data"], sort_keys=True).encode()
-    return f"{salt.hex()}:{hashlib.scrypt(said, salt=salt, n=2**14, r=8, p=1).hex()}"
+    login = json.dumps(secret["data"], sort_keys=True).encode()
+    return f"{salt.hex()}:{hashlib.scrypt(login, salt=salt, n=2**14, r=8, p=1).hex()}"
 
 
 def is_made_of(secret: Object, mark: str) -> bool:
@@ -74,10 +74,10 @@ def _login(registry: Registry) -> tuple[str, str, str] | None:
     from tandem.oci.login import find_credentials
 
     host = registry.url.partition("/")[0]
-    found = find_credentials(host)
-    if found is None or not found.username or not found.password:
+    credentials = find_credentials(host)
+    if credentials is None or not credentials.username or not credentials.password:
         return None
-    return host, found.username, found.password
+    return host, credentials.username, credentials.password
 
 
 def _name(app: str) -> str:

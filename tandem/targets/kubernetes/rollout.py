@@ -131,8 +131,12 @@ class Revisions:
             return ""
         key = (metadata["uid"], metadata["generation"], revision)
         if self._known is None or self._known[0] != key:
-            found = self.api.list("ReplicaSet", label=f"app.kubernetes.io/instance={self.app}")
-            hashes = [one["metadata"]["labels"][HASH] for one in found["items"] if _owns(key, one)]
+            listed = self.api.list("ReplicaSet", label=f"app.kubernetes.io/instance={self.app}")
+            hashes = [
+                replica_set["metadata"]["labels"][HASH]
+                for replica_set in listed["items"]
+                if _owns(key, replica_set)
+            ]
             if not hashes:
                 return ""
             self._known = (key, hashes[0])
@@ -213,9 +217,9 @@ def _follow(
     """
     while not ended.is_set():
         try:
-            found = api.list(kind, **chosen)
-            news.put((f"all {kind}", found["items"]))
-            for event in api.watch(kind, found["metadata"]["resourceVersion"], ended, **chosen):
+            listed = api.list(kind, **chosen)
+            news.put((f"all {kind}", listed["items"]))
+            for event in api.watch(kind, listed["metadata"]["resourceVersion"], ended, **chosen):
                 news.put((f"{event['type']} {kind}", event["object"]))
         except TargetError as problem:
             news.put(("error", problem))
@@ -234,25 +238,25 @@ def _watch(
     end = time.monotonic() + deadline + 15
     while True:
         try:
-            what, found = news.get(timeout=LOOK)
+            what, seen = news.get(timeout=LOOK)
         except queue.Empty:
-            what, found = "MODIFIED Deployment", api.get("Deployment", app)
-            if found is None:
+            what, seen = "MODIFIED Deployment", api.get("Deployment", app)
+            if seen is None:
                 what = "DELETED Deployment"
         if what == "error":
-            raise found
+            raise seen
         if what == "DELETED Deployment":
             raise TargetError(f"Deployment/{app} was deleted by somebody")
         if what == "all Pod":
-            pods = {pod["metadata"]["name"]: pod for pod in found}
+            pods = {pod["metadata"]["name"]: pod for pod in seen}
         elif what == "DELETED Pod":
-            pods.pop(found["metadata"]["name"], None)
+            pods.pop(seen["metadata"]["name"], None)
         elif what.endswith("Pod"):
-            pods[found["metadata"]["name"]] = found
+            pods[seen["metadata"]["name"]] = seen
         elif what == "all Deployment":
-            deployment = found[0] if found else deployment
+            deployment = seen[0] if seen else deployment
         else:
-            deployment = found
+            deployment = seen
         if deployment is None:
             continue
         still_ours(deployment)

@@ -53,15 +53,15 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 def load_settings(environ: Mapping[str, str] | None = None) -> KubernetesSettings:
     """The settings of this process; raises `SettingError` that names the variable."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for variable, field in VARIABLES.items():
         text = (os.environ if environ is None else environ).get(variable, "").strip()
         if text:
-            found[field] = _read(variable, field, text)
-    settings = KubernetesSettings(**found)
+            values[field] = _read(variable, field, text)
+    settings = KubernetesSettings(**values)
     if settings.max_replicas and settings.max_replicas < settings.replicas:
         raise SettingError(
-            f"TANDEM_MAX_REPLICAS={settings.max_replicas}: want at least TANDEM_REPLICAS, "
+            f"TANDEM_MAX_REPLICAS={settings.max_replicas}: expected at least TANDEM_REPLICAS, "
             f"which is {settings.replicas}"
         )
     return settings
@@ -71,17 +71,19 @@ def _read(variable: str, field: str, text: str) -> Any:
     if field in ("replicas", "max_replicas", "drain_seconds"):
         least = 0 if field == "max_replicas" else 1
         if not (text.isdecimal() and least <= int(text) <= 1000):
-            raise SettingError(f"{variable}={text!r}: want a whole number from {least} to 1000")
+            raise SettingError(
+                f"invalid {variable}={text!r}: expected a whole number from {least} to 1000"
+            )
         return int(text)
     if field in ("env", "annotations"):
         pairs = [part.partition("=") for part in text.split(",")]
         if any(not name.strip() or not equals for name, equals, _ in pairs):
-            raise SettingError(f"{variable}: want NAME=VALUE,NAME=VALUE")
+            raise SettingError(f"{variable}: expected NAME=VALUE,NAME=VALUE")
         return {name.strip(): value for name, _, value in pairs}
     pattern, example = {
         "host": (_HOST, "digits.westeurope.cloudapp.azure.com"),
         "pull_secret": (_NAME, "auto, none, or the name of a secret"),
     }.get(field, (_QUANTITY, "500m or 256Mi"))
     if not pattern.fullmatch(text):
-        raise SettingError(f"{variable}={text!r}: want {example}")
+        raise SettingError(f"invalid {variable}={text!r}: expected {example}")
     return text

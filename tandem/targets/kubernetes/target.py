@@ -148,9 +148,9 @@ class KubernetesTarget:
         with Lease(self.api, self.app, progress) as lease:
             fence = Fence(self.api, lease)
             names = read_record(self.api, self.app).names
-            there = False
+            was_there = False
             for name in sorted(names, key=lambda name: name.split("/")[0] != "Deployment"):
-                there |= delete(fence, name)
+                was_there |= delete(fence, name)
             end = time.monotonic() + self.settings.drain_seconds + 60
             before = 0
             while (left := len(pods_of(self.api, self.app))) and time.monotonic() < end:
@@ -159,7 +159,7 @@ class KubernetesTarget:
                 before = left
                 time.sleep(0.5)
             delete(fence, f"ConfigMap/{record_name(self.app)}")
-        return there
+        return was_there
 
     def sweep(self) -> list[str]:
         """Nothing: the next deploy finds what was left, and who holds the Lease by then."""
@@ -241,9 +241,11 @@ def kubernetes_target(
 ) -> KubernetesTarget:
     """The target `k8s://CONTEXT/NAMESPACE`; no context: the kubeconfig's current one."""
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
-        raise SettingError(f"TANDEM_TARGET={url!r}: want k8s://CONTEXT/NAMESPACE")
+        raise SettingError(f"invalid TANDEM_TARGET={url!r}: expected k8s://CONTEXT/NAMESPACE")
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?", app):
-        raise SettingError(f"app {app!r}: Kubernetes wants lower case letters, digits and '-'")
+        raise SettingError(
+            f"app {app!r}: expected lower case letters, digits and '-', as Kubernetes requires"
+        )
     return KubernetesTarget(url, context, namespace, app, settings or load_settings())
 
 

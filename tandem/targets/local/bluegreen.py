@@ -87,14 +87,14 @@ class BlueGreen:
 
     def sweep(self) -> list[str]:
         """Clean up what a killed deploy or check left behind; see `Target.sweep`."""
-        said = self.runner.sweep()
+        done = self.runner.sweep()
         if not is_left_behind(self.state.read()):
-            return said
+            return done
         with self.state.try_lock() as ours:
             # Read again with the lock: it may have been the work of a deploy that is done.
             if ours and is_left_behind(self.state.read()):
-                self._recover(said.append)
-        return said
+                self._recover(done.append)
+        return done
 
     def deploy(
         self,
@@ -130,7 +130,7 @@ class BlueGreen:
             return False
         with self.state.lock(progress):
             state = self._recover(progress)
-            there = bool(state.live or state.proxy or state.retiring)
+            was_there = bool(state.live or state.proxy or state.retiring)
             # The proxy first: it takes no new connection, and keeps those that are open while the
             # service drains.
             proxies = self.stable.proxies()
@@ -147,7 +147,7 @@ class BlueGreen:
                 end_process(proxy)
             self.stable.point_at(None)
             self.state.write(State())
-            return there
+            return was_there
 
     # Steps of a deploy
 
@@ -284,23 +284,23 @@ class BlueGreen:
             msgspec.structs.replace(state, starting=None), *((cut_off,) if cut_off else ())
         )
         left = []
-        for one in state.retiring:
-            if self.runner.alive(one.instance) and not is_over(one):
-                left.append(one)
+        for ending in state.retiring:
+            if self.runner.alive(ending.instance) and not is_over(ending):
+                left.append(ending)
             else:
-                self.runner.kill(one.instance)
+                self.runner.kill(ending.instance)
         return self.state.write(msgspec.structs.replace(state, retiring=tuple(left)))
 
     def _retire(self, state: State, *instances: Instance) -> State:
         """Write down that these are to end, and tell all that were not told yet."""
         ending = (*state.retiring, *map(retiring, instances))
         state = self.state.write(msgspec.structs.replace(state, retiring=ending))
-        if all(one.told for one in state.retiring):
+        if all(candidate.told for candidate in state.retiring):
             return state
-        for one in state.retiring:
-            if not one.told:
-                self.runner.terminate(one.instance)
-        told = tuple(msgspec.structs.replace(one, told=True) for one in state.retiring)
+        for candidate in state.retiring:
+            if not candidate.told:
+                self.runner.terminate(candidate.instance)
+        told = tuple(msgspec.structs.replace(candidate, told=True) for candidate in state.retiring)
         return self.state.write(msgspec.structs.replace(state, retiring=told))
 
     def _tidy(self, state: State) -> None:
@@ -308,7 +308,7 @@ class BlueGreen:
         logs = sorted((self.folder / "logs").glob("release-*.log"), key=lambda log: log.name)
         for log in logs[:-KEEP]:
             log.unlink()
-        kept = [state.live, *(one.instance for one in state.retiring)]
+        kept = [state.live, *(ending.instance for ending in state.retiring)]
         self.runner.tidy({instance.digest for instance in kept if instance})
 
     def _serves(self, state: State) -> bool:
@@ -335,9 +335,9 @@ class BlueGreen:
             detail={
                 **self.runner.describe(instance),
                 "draining": [
-                    one.instance.release
-                    for one in state.retiring
-                    if self.runner.alive(one.instance)
+                    ending.instance.release
+                    for ending in state.retiring
+                    if self.runner.alive(ending.instance)
                 ],
             },
         )

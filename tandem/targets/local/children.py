@@ -73,10 +73,10 @@ def _was_written_down(process: Process) -> bool:
     import psutil
 
     try:
-        found = psutil.Process(process.pid)
+        running = psutil.Process(process.pid)
         # A clock that is set by a second moves what psutil computes from it.
-        same = abs(found.create_time() - process.created) < CLOCK_SLACK
-        return same and found.status() != psutil.STATUS_ZOMBIE
+        same = abs(running.create_time() - process.created) < CLOCK_SLACK
+        return same and running.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -143,11 +143,11 @@ def start_container(container: Any) -> None:
     try:
         container.start()
     except docker.errors.APIError as problem:
-        said = str(problem.explanation or problem)
-        if any(words in said.lower() for words in PORT_TAKEN):
-            raise PortLost(f"Docker: {said}") from None
+        reason = str(problem.explanation or problem)
+        if any(phrase in reason.lower() for phrase in PORT_TAKEN):
+            raise PortLost(f"Docker: {reason}") from None
         if problem.status_code == NO_PROGRAM:
-            raise ImageFault(f"Docker: {said}") from None
+            raise ImageFault(f"Docker: {reason}") from None
         raise
 
 
@@ -191,14 +191,14 @@ def sweep_containers() -> list[str]:
 def sweep_private(client: Any) -> list[str]:
     """As `sweep_containers`, with the engine at hand."""
     ours = {"label": f"{LABEL}=once"}
-    said = []
-    for found in client.containers.list(all=True, ignore_removed=True, filters=ours):
-        is_alive = processes.alive(found.labels.get(OWNER, ""))
+    done = []
+    for container in client.containers.list(all=True, ignore_removed=True, filters=ours):
+        is_alive = processes.alive(container.labels.get(OWNER, ""))
         # Of another machine or container nothing is known, but no check takes that long.
-        if is_alive is False or (is_alive is None and _age(client, found) > ONCE_AT_MOST):
-            remove(found)
-            said.append(f"the check {found.name} was cut off: removed it")
-    return said
+        if is_alive is False or (is_alive is None and _age(client, container) > ONCE_AT_MOST):
+            remove(container)
+            done.append(f"the check {container.name} was cut off: removed it")
+    return done
 
 
 def _age(client: Any, container: Any) -> float:

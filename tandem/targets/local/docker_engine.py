@@ -51,8 +51,12 @@ def ensure_image(client: Any, registry: Registry, digest: str, progress: Say) ->
         progress(f"pulling {reference}")
     from tandem.oci.login import find_credentials
 
-    found = find_credentials(registry.url.partition("/")[0])
-    login = {"username": found.username, "password": found.password} if found else None
+    credentials = find_credentials(registry.url.partition("/")[0])
+    login = (
+        {"username": credentials.username, "password": credentials.password}
+        if credentials
+        else None
+    )
     try:
         client.images.pull(reference.partition("@")[0], tag=digest, auth_config=login)
     except docker.errors.APIError as problem:

@@ -67,10 +67,10 @@ def run_container_once(
                         url, start.deadline, lambda: _ended(container), path=start.health
                     )
                 except TargetError as problem:
-                    said = log_of(container)
+                    logged = log_of(container)
                     raise type(problem)(
                         f"{registry.reference(digest)} does not start: {problem}"
-                        + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
+                        + (f"; its last log lines:\n{logged}" if logged else "; it logged nothing")
                     ) from None
                 with judged_by_its_end(lambda: _ended(container)):
                     yield url

@@ -155,8 +155,8 @@ def _is_of_image(problem: OSError, prepared: Prepared) -> bool:
     What this machine lacks, its Python or the unpacked folder, it may have later.
     """
     ours = str(Path(prepared.argv[0]).parent) == prepared.env["PATH"].split(":")[0]
-    there = Path(prepared.folder).is_dir()
-    return isinstance(problem, FileNotFoundError | PermissionError) and there and not ours
+    is_unpacked = Path(prepared.folder).is_dir()
+    return isinstance(problem, FileNotFoundError | PermissionError) and is_unpacked and not ours
 
 
 def prepare(
@@ -199,7 +199,7 @@ def prepare(
 
 def _sweep(runner: ProcessRunner, folder: Path) -> list[str]:
     """Stop what a killed check left running; a line each."""
-    said = []
+    done = []
     for record in folder.glob("*.json"):
         try:
             instance = msgspec.json.decode(record.read_bytes(), type=Instance)
@@ -209,8 +209,8 @@ def _sweep(runner: ProcessRunner, folder: Path) -> list[str]:
             runner.kill(instance)
             record.unlink(missing_ok=True)
             Path(instance.log).unlink(missing_ok=True)
-            said.append(f"a check of {instance.reference} was cut off: stopped it")
-    return said
+            done.append(f"a check of {instance.reference} was cut off: stopped it")
+    return done
 
 
 def _of_token(token: str) -> list[Process]:
@@ -220,12 +220,12 @@ def _of_token(token: str) -> list[Process]:
     """
     import psutil
 
-    found = []
+    ours = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(TOKEN) == token:
-                found.append(known(process.pid))
-    return found
+                ours.append(known(process.pid))
+    return ours
 
 
 def tail(path: Path, lines: int = LOG_LINES) -> str:

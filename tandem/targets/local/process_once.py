@@ -72,10 +72,10 @@ def _started(
                     url, start.deadline, lambda: runner.ended(instance), path=start.health
                 )
             except TargetError as problem:
-                said = runner.log_tail(instance)
+                logged = runner.log_tail(instance)
                 raise type(problem)(
                     f"{reference} does not start: {problem}"
-                    + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
+                    + (f"; its last log lines:\n{logged}" if logged else "; it logged nothing")
                 ) from None
             with judged_by_its_end(lambda: runner.ended(instance)):
                 yield url

@@ -113,18 +113,20 @@ def prune(state: Path, digests: set[str], *, keep: int = 5, grace: float = 3600.
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [one for one in folder.glob("*") if one.is_dir() and not one.name.startswith(".")]
+    return [
+        entry for entry in folder.glob("*") if entry.is_dir() and not entry.name.startswith(".")
+    ]
 
 
 def _links(folder: Path) -> set[Path]:
     """Where the links in a composed root lead; it has few, and none is deep."""
-    found = set()
+    targets = set()
     for entry in os.scandir(folder):
         if entry.is_symlink():
-            found.add(Path(entry.path).readlink())
+            targets.add(Path(entry.path).readlink())
         elif entry.is_dir():
-            found |= _links(Path(entry.path))
-    return found
+            targets |= _links(Path(entry.path))
+    return targets
 
 
 def translate(root: Path, text: str) -> str:

@@ -116,15 +116,15 @@ class StateFolder:
         off from all else, still has it.
         """
         end = time.monotonic() + LOCK_WAIT
-        said = False
+        is_reported = False
         while True:
             with self.try_lock() as ours:
                 if ours:
                     yield
                     return
-            if not said:
+            if not is_reported:
                 progress(f"waiting for another deploy to {self.name}")
-                said = True
+                is_reported = True
             if time.monotonic() > end:
                 raise TargetError(
                     f"another deploy to {self.name} has not ended in {LOCK_WAIT:.0f} s"

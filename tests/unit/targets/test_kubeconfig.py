@@ -110,7 +110,7 @@ def test_in_cluster_is_refused_outside_of_a_pod(tmp_path: Path) -> None:
 def test_a_client_certificate_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no certificate")
     user = {"client-certificate": "x", "client-key": "x"}
-    with pytest.raises(SettingError, match="client certificate is no use"):
+    with pytest.raises(SettingError, match="client certificate is not usable"):
         log_in("", env(write(tmp_path / "a", "one", **user)))
 
 
