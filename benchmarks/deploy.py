@@ -63,9 +63,10 @@ def _against_kubectl(figures: Figures, by_hand: str, ours: str) -> None:
 
     from tandem.targets import DeployRequest
     from tandem.targets.kubernetes import manifests
+    from tandem.targets.kubernetes.settings import KubernetesSettings
     from tandem.targets.kubernetes.target import kubernetes_target
 
-    settings = manifests.KubernetesSettings(replicas=2, cpu="10m", drain_seconds=1)
+    settings = KubernetesSettings(replicas=2, cpu="10m", drain_seconds=1)
     repository = os.environ["TANDEM_REGISTRY"].partition("/")[2]
     registry = cluster_image.registry(repository)
     digests = [cluster_image.small(word, repository=repository) for word in ("one", "two")]
@@ -74,7 +75,7 @@ def _against_kubectl(figures: Figures, by_hand: str, ours: str) -> None:
         for space in (ours, by_hand)
     )
     # The same registry login for both; it is no part of what is compared.
-    secret = hand._pull_secret(registry)[1]
+    secret = hand.pull_secret(registry)
     kubectl("-n", by_hand, "apply", "-f", "-", given=json.dumps(secret))
     offered = target.api.groups()
 
@@ -126,9 +127,11 @@ def _against_kubectl(figures: Figures, by_hand: str, ours: str) -> None:
     before = generation()
     target.api.requests = 0
     again = seconds(
-        lambda: (
-            target.current(),
-            target.deploy(request(ROUNDS + 1), check=lambda url: None, progress=lambda line: None),
+        lambda: target.deploy(
+            request(ROUNDS + 1),
+            check=lambda url: None,
+            progress=lambda line: None,
+            live=target.current(),
         )
     )
     figures.add("nothing changed", again, "s")

@@ -141,7 +141,7 @@ def _publish_another(project, number: int) -> None:  # type: ignore[no-untyped-d
 
 
 def _first_answer(ready) -> None:  # type: ignore[no-untyped-def]
-    from tandem.service import client
+    from tandem.service import client, http
 
     port = _free_port()
     with subprocess.Popen(
@@ -154,8 +154,8 @@ def _first_answer(ready) -> None:  # type: ignore[no-untyped-def]
         url = f"http://127.0.0.1:{port}"
         client.wait_ready(url, 60)
         body = msgspec.json.encode({"rows": [[0.0] * 64]})
-        status, _ = client._request("POST", url, "/score", body, 10)
-        assert status == 200, status
+        answer = http.ask("POST", url, "/score", body=body)
+        assert answer.status == 200, answer
         answered = time.perf_counter()
         process.kill()
     del answered

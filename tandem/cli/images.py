@@ -9,7 +9,6 @@ import click
 import msgspec
 
 from tandem.cli.options import app_name, as_json, one_line, open_project
-from tandem.errors import TandemError
 
 if TYPE_CHECKING:
     from tandem.oci import Registry
@@ -52,10 +51,6 @@ def manifests(name: str | None) -> None:
     from tandem.release.deploy import next_deployment
 
     project = open_project(name)
-    if not hasattr(project.target, "manifests"):
-        raise TandemError(
-            f"{project.target.name} has no manifests: set TANDEM_TARGET=k8s://CONTEXT/NAMESPACE"
-        )
     click.echo(project.target.manifests(next_deployment(project)), nl=False)
 
 

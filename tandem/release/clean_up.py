@@ -10,7 +10,7 @@ from tandem.errors import TargetError
 from tandem.release.deploy import newest_image
 from tandem.release.project import Project
 from tandem.release.prove import engine
-from tandem.targets import sweep_once
+from tandem.targets.once import sweep_once
 from tandem.util.folders import sweep_scratch
 
 log = logging.getLogger("tandem")

@@ -99,7 +99,10 @@ def deploy(project: Project) -> Deployed:
         client.ask_golden(url, golden)
 
     live = project.target.deploy(
-        _request(project, image), check=check, progress=lambda text: log.info("%s", text)
+        _request(project, image),
+        check=check,
+        progress=lambda text: log.info("%s", text),
+        live=before,
     )
     return Deployed(
         live=live,

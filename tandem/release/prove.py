@@ -11,7 +11,7 @@ from tandem.release.pack import Packed
 from tandem.release.project import Project
 from tandem.release.records import ImageRecord, Proof
 from tandem.service import client
-from tandem.targets import run_once
+from tandem.targets.once import run_once
 from tandem.util.clock import now
 
 log = logging.getLogger("tandem")
