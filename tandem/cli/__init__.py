@@ -168,9 +168,9 @@ def verify(image: str, deep: bool, as_json: bool) -> None:
     """Check all that can be known of IMAGE (a digest, a tag, or HOST/REPOSITORY@DIGEST)."""
     from tandem import settings
     from tandem.oci import open_registry
-    from tandem.oci.attest import checking_key
-    from tandem.oci.attest import verify as check
-    from tandem.oci.remote import open_reference
+    from tandem.oci.attest.signature import checking_key
+    from tandem.oci.attest.verify import verify as check
+    from tandem.oci.remote.client import open_reference
 
     registry: Registry
     if "/" in image:

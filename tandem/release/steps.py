@@ -56,7 +56,7 @@ from tandem.targets import DeployRequest, Live, run_once, sweep_once
 from tandem.util.folders import clean_folder, sweep_scratch
 
 if TYPE_CHECKING:
-    from tandem.oci.attest import Facts
+    from tandem.oci.attest.provenance import Origin
 
 log = logging.getLogger("tandem")
 
@@ -178,8 +178,10 @@ def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> Ap
 
 def _make_app_image(project: Project, folder: Path, build: AppBuild) -> AppBuild:
     from tandem.oci.app_image.make import make_app_image
-    from tandem.oci.attest import attach_materials, signing_key
-    from tandem.oci.image import digest_of, push
+    from tandem.oci.attest.signature import signing_key
+    from tandem.oci.attest.statements import attach_materials
+    from tandem.oci.blobs import digest_of
+    from tandem.oci.push import push
 
     recipe, lock = build.recipe, folder / build.recipe.lock
     tag = f"app-{build.tree[:12]}"
@@ -246,7 +248,7 @@ _bases: dict[str, tuple[float, str]] = {}
 
 def base_digest(reference: str) -> str:
     """The digest that a base image's tag stands for, asked of its registry every five minutes."""
-    from tandem.oci.app_image.assemble import find_base
+    from tandem.oci.app_image.base import find_base
 
     asked, digest = _bases.get(reference, (0.0, ""))
     if not digest or time.monotonic() - asked > _BASE_SECONDS:
@@ -416,9 +418,10 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
     The same pair gives the same digest, and then nothing is uploaded. Raises `NothingToPack` when
     there is no pair.
     """
-    from tandem.oci.attest import attest, signing_key
-    from tandem.oci.image import push_on_top
+    from tandem.oci.attest.signature import signing_key
+    from tandem.oci.attest.statements import attest
     from tandem.oci.layer import model_layer
+    from tandem.oci.push import push_on_top
 
     started = time.monotonic()
     pair = choose_pair(project)
@@ -621,7 +624,8 @@ def go_live(project: Project) -> Deployed:
     Raises `TargetError` once the previous one serves again, `TandemError` when no image was proven
     yet.
     """
-    from tandem.oci.attest import checking_key, require_signed, signing_key
+    from tandem.oci.attest.signature import checking_key, signing_key
+    from tandem.oci.attest.trust import require_signed
 
     started = time.monotonic()
     image, passed_over = _newest_image(project)
@@ -661,8 +665,9 @@ def go_live(project: Project) -> Deployed:
 
 def _sign(project: Project, image: ImageRecord) -> None:
     """Sign the statements about an image that our own records say was tested and proven."""
-    from tandem.oci.attest import attest, signing_key
-    from tandem.oci.image import pull
+    from tandem.oci.attest.signature import signing_key
+    from tandem.oci.attest.statements import attest
+    from tandem.oci.pull import pull
 
     build = project.builds.of(image.app.tree)
     if build is None or build.image is None:
@@ -902,11 +907,11 @@ def _engine(project: Project) -> str:
     return "process" if problem else "docker"
 
 
-def _facts(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> Facts:
-    from tandem.oci.attest import Facts
-    from tandem.oci.image import digest_of
+def _facts(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> Origin:
+    from tandem.oci.attest.provenance import Origin
+    from tandem.oci.blobs import digest_of
 
-    return Facts(
+    return Origin(
         app=project.app,
         commit=build.commit,
         tree=build.tree,

@@ -16,13 +16,19 @@ from support.services import require
 
 from tandem.errors import RegistryError
 from tandem.oci import MANIFEST, Registry, open_registry
-from tandem.oci.app_image.wheels import Component
-from tandem.oci.attest import Facts, attest, referrers, verify
-from tandem.oci.image import Image, bytes_source, pull, push, push_on_top
-from tandem.oci.layer import Built
-from tandem.oci.login import Credentials
+from tandem.oci.attest.provenance import Origin
+from tandem.oci.attest.referrers import referrers
+from tandem.oci.attest.statements import attest
+from tandem.oci.attest.verify import verify
+from tandem.oci.blobs import bytes_source
+from tandem.oci.components import Component
+from tandem.oci.credentials import Credentials
+from tandem.oci.image import Image
+from tandem.oci.layer import BuiltLayer
 from tandem.oci.prune import prune
-from tandem.oci.remote import RemoteRegistry
+from tandem.oci.pull import pull
+from tandem.oci.push import push, push_on_top
+from tandem.oci.remote.client import RemoteRegistry
 
 PIECE = 1 << 20
 
@@ -158,7 +164,7 @@ def on_top(registry, app: Image, content: bytes, **options) -> tuple[Image, list
     image, done = push_on_top(
         registry,
         app.digest,
-        lambda: Built(layer=layer, open=bytes_source(data)),
+        lambda: BuiltLayer(layer=layer, open=bytes_source(data)),
         lambda below: below.with_config(labels={"tandem.model.version": "1"}),
         tag="whole",
         **options,
@@ -314,7 +320,7 @@ def test_wrong_digest_for_a_blob_is_an_error(proxy, name):
     descriptor, source = blob(some_bytes(100))
     wrong = {"Docker-Content-Digest": "sha256:" + "0" * 64}
     proxy.fault("PUT", "/blobs/uploads/", change=wrong)
-    with pytest.raises(RegistryError, match="says that it stored sha256:000"):
+    with pytest.raises(RegistryError, match="reports that it stored sha256:000"):
         through(proxy, name).put_blob(descriptor, source)
 
 
@@ -581,7 +587,7 @@ def attested(registry):
         Cmd=["python3"],
     )
     push(registry, image, sources, tag="one")
-    facts = Facts(
+    facts = Origin(
         app="digits",
         commit="c" * 40,
         model="digits",

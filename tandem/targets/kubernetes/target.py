@@ -700,7 +700,7 @@ def _is_made_of(secret: Object, record: Mapping[str, Any]) -> bool:
 
 def _login(registry: Registry) -> tuple[str, str, str] | None:
     """Host, user and password of a registry; None where Tandem has none, or only a token."""
-    from tandem.oci.login import find_credentials
+    from tandem.oci.credentials import find_credentials
 
     host = registry.url.partition("/")[0]
     found = find_credentials(host)

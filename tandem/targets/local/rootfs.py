@@ -35,7 +35,7 @@ class RunConfig(msgspec.Struct, frozen=True):
 
 def read_image(registry: Registry, digest: str) -> RunConfig:
     """How the image `digest` is run. Raises `RegistryError` when the registry has no such image."""
-    from tandem.oci.image import pull
+    from tandem.oci.pull import pull
 
     image = pull(registry, digest)
     run = image.settings.get("config") or {}
@@ -68,7 +68,8 @@ def compose(
     progress: Callable[[str], None],
 ) -> Path:
     """The root folder of the image `digest`, made where it is not there yet."""
-    from tandem.oci.unpack import merge, unpack_layer
+    from tandem.oci.merge import merge
+    from tandem.oci.unpack import unpack_layer
 
     root = state / "roots" / _hex(digest)
     folders = [state / "layers" / _hex(layer.diff_id) for layer in config.layers]

@@ -20,7 +20,7 @@ from tandem.build.app_build import (
     run_tests,
 )
 from tandem.errors import BuildError
-from tandem.oci.app_image.wheels import refuse_other_sources
+from tandem.oci.app_image.lock_file import refuse_other_sources
 from tandem.storage import open_store
 from tandem.util.folders import clean_folder
 

@@ -18,10 +18,15 @@ from support.oci_samples import locked, small_image, wheel
 
 from tandem.errors import BuildError
 from tandem.oci import open_registry
-from tandem.oci.app_image import assemble, wheels
-from tandem.oci.app_image.assemble import application_layer, build_app_image, dependencies_layer
-from tandem.oci.app_image.wheels import host_runtime, install, pip_settings, uv_settings
-from tandem.oci.image import push
+from tandem.oci.app_image import layers, wheels
+from tandem.oci.app_image.assemble import build_app_image, image_settings
+from tandem.oci.app_image.base import base_runtime
+from tandem.oci.app_image.compile_python import interpreter
+from tandem.oci.app_image.layers import application_layer, dependencies_layer
+from tandem.oci.app_image.pip_settings import pip_settings, uv_settings
+from tandem.oci.app_image.python_runtime import host_python
+from tandem.oci.app_image.wheels import install
+from tandem.oci.push import push
 from tandem.oci.unpack import unpack_layer
 
 INSTALLERS = ["uv", "pip"]
@@ -139,7 +144,7 @@ def test_byte_code_is_used_without_looking_at_the_source(lock, tmp_path):
 def test_second_time_nothing_is_installed(lock, tmp_path, monkeypatch):
     registry = open_registry(f"oci:{tmp_path}/images")
     first = dependencies_layer(lock, cache=tmp_path / "cache", registry=registry)
-    monkeypatch.setattr(assemble, "_make_dependencies", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(layers, "_make_dependencies", lambda *_: pytest.fail("made again"))
     second = dependencies_layer(lock, cache=tmp_path / "cache", registry=registry)
     assert (second.layer, second.components) == (first.layer, first.components)
 
@@ -271,12 +276,12 @@ def base_image(**settings):
 
 
 def test_base_of_this_python_is_taken():
-    version = host_runtime().version
+    version = host_python().version
     base = base_image(
         env={"PYTHON_VERSION": f"{version}.99"},
-        architecture=host_runtime().platform.architecture,
+        architecture=host_python().platform.architecture,
     )
-    assert assemble.base_runtime(base).version == version
+    assert base_runtime(base).version == version
 
 
 @pytest.mark.parametrize(
@@ -289,14 +294,14 @@ def test_base_of_this_python_is_taken():
     ],
 )
 def test_base_of_the_wrong_kind_is_refused_with_the_reason(settings, why):
-    settings = {"architecture": host_runtime().platform.architecture} | settings
+    settings = {"architecture": host_python().platform.architecture} | settings
     with pytest.raises(BuildError, match=why):
-        assemble.base_runtime(base_image(**settings))
+        base_runtime(base_image(**settings))
 
 
 def test_base_with_a_python_that_is_not_here_is_refused_with_the_reason():
     with pytest.raises(BuildError, match=r"has Python 3\.3, this machine has"):
-        assemble.interpreter("3.3")
+        interpreter("3.3")
 
 
 def test_killed_install_leaves_nothing_that_looks_whole(lock, tmp_path):
@@ -316,7 +321,7 @@ def test_dockerfile_says_the_same_as_the_assembler():
     for path in [*recipe["paths"], recipe["lock"]]:
         assert path in copied or path == recipe["lock"]
         assert f"!{path}" in seen
-    settings = assemble.image_settings(app="digits", commit="")
+    settings = image_settings(app="digits", commit="")
     for name, value in settings["env"].items():
         assert f"{name}={'${APP}' if name == 'TANDEM_APP_NAME' else value}" in dockerfile
     assert f"USER {settings['User']}" in dockerfile

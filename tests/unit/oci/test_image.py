@@ -9,19 +9,12 @@ import pytest
 from support.oci_samples import small_image, tar_layer
 
 from tandem.errors import RegistryError
-from tandem.oci import MANIFEST, open_registry
-from tandem.oci.image import (
-    DOCKER_MANIFEST,
-    Platform,
-    bytes_source,
-    compose,
-    digest_of,
-    pull,
-    push,
-    push_on_top,
-    scratch,
-)
-from tandem.oci.layer import Built
+from tandem.oci import DOCKER_MANIFEST, MANIFEST, open_registry
+from tandem.oci.blobs import bytes_source, digest_of
+from tandem.oci.image import Platform, make_image, scratch
+from tandem.oci.layer import BuiltLayer
+from tandem.oci.pull import pull
+from tandem.oci.push import push, push_on_top
 
 
 @pytest.fixture
@@ -62,7 +55,7 @@ def test_environment_is_added_and_a_setting_can_be_taken_away():
 def test_base_layers_are_called_base_and_its_annotations_do_not_pass_on():
     base = small_image()[0].with_annotations({"of": "the base"})
     layer, _ = tar_layer(("app/x", b"x"))
-    image = compose(base, [layer], annotations={"mine": "yes"})
+    image = make_image(base, [layer], annotations={"mine": "yes"})
     assert [one.kind for one in image.layers] == ["base", "application"]
     assert image.annotations == {"mine": "yes"}
 
@@ -90,9 +83,9 @@ def test_layer_that_is_nowhere_is_said_and_no_manifest_is_written(registry):
     assert registry.get_manifest(image.digest) is None
 
 
-def model() -> Built:
+def model() -> BuiltLayer:
     layer, data = tar_layer(("model/model.onnx", b"x"))
-    return Built(layer=layer, open=bytes_source(data))
+    return BuiltLayer(layer=layer, open=bytes_source(data))
 
 
 def test_a_layer_on_top_gives_what_appending_and_pushing_gives(registry, tmp_path):
