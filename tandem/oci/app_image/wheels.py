@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import importlib.util
 import io
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import uv
+
 from tandem.errors import BuildError
-from tandem.oci.app_image.lock_file import lines_for, refuse_other_sources, without_login
-from tandem.oci.app_image.pip_settings import uv_settings
+from tandem.oci.app_image.lock_file import refuse_other_sources, without_login
+from tandem.oci.app_image.pip_settings import uv_configuration, uv_settings
 from tandem.oci.app_image.python_runtime import PythonRuntime
 from tandem.oci.components import Component, component_of
 
@@ -34,11 +34,9 @@ def install(
 ) -> Path:
     """Install the wheels of a hash-locked requirements file into the new folder `into`.
 
-    A folder that is there already is whole, and used as it is.
-
-    With uv where it is installed beside this Python, else with pip. Both use the person's pip
-    settings (index, proxy, certificates). Nothing is built and no code of a package runs: wheels
-    only, each one's hash checked. Raises `BuildError` with the installer's own last words.
+    A folder that is there already is whole, and used as it is. uv installs, with the person's own
+    settings for pip and uv (index, proxy, certificates). Nothing is built and no code of a package
+    runs: wheels only, each one's hash checked. Raises `BuildError` with uv's own last words.
     """
     if into.is_dir():
         return into
@@ -50,35 +48,22 @@ def install(
             target = Path(temporary) / "lib"
             if progress:
                 progress(f"installing {lock.name}")
-            _run_installer(lock, target, runtime, python)
+            _install(lock, target, runtime, python)
             target.rename(into)
     return into
 
 
-def _run_installer(lock: Path, target: Path, runtime: PythonRuntime | None, python: str) -> None:
+def _install(lock: Path, target: Path, runtime: PythonRuntime | None, python: str) -> None:
     refuse_other_sources(lock)
-    common = ["--quiet", "--require-hashes", "--no-deps", "--target", str(target)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if uv := _uv():
-        argv = [uv, "pip", "install", "--python", python, "--only-binary=:all:", *common]
-        argv += ["-r", str(lock)]
-        argv += ["--no-config", "--index-strategy=unsafe-best-match", "--no-progress"]
-        if runtime:
-            argv += [f"--python-version={runtime.version}", f"--python-platform={_uv_tag(runtime)}"]
-        env |= uv_settings(env)
-    else:
-        argv = [python, "-m", "pip", "install", "--only-binary=:all:", "--no-compile", *common]
-        argv += ["--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
-        if runtime:
-            argv += [f"--python-version={runtime.version}", "--implementation=cp"]
-            argv += [f"--abi=cp{runtime.version.replace('.', '')}", "--abi=abi3", "--abi=none"]
-            argv += [f"--platform={tag}" for tag in _manylinux(runtime)]
-            # pip asks its own Python about markers (pypa/pip#11664), so they are answered here.
-            lock = _answered(lock, runtime, target.parent / lock.name)
-        argv += ["-r", str(lock)]
+    argv = [_uv(), "pip", "install", "--python", python, "--target", str(target)]
+    argv += ["--quiet", "--no-progress", "--require-hashes", "--no-deps", "--only-binary=:all:"]
+    argv += ["--index-strategy=unsafe-best-match", *uv_configuration(env), "-r", str(lock)]
+    if runtime:
+        argv += [f"--python-version={runtime.version}", f"--python-platform={_uv_tag(runtime)}"]
     done = subprocess.run(
         argv,
-        env=env,
+        env=env | uv_settings(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -86,33 +71,22 @@ def _run_installer(lock: Path, target: Path, runtime: PythonRuntime | None, pyth
         umask=0o022,
     )
     if done.returncode:
-        # pip warns about much on the way; what stopped it comes last.
-        said = [
+        lines = [
             line.strip(" \t\u00d7\u251c\u2570\u2500\u25b6\u2502")
             for line in done.stderr.splitlines()
         ]
-        words = without_login(" ".join(line for line in said if line and "WARNING" not in line))
+        words = without_login(" ".join(line for line in lines if line and "WARNING" not in line))
         words = words if len(words) < MOST_WORDS else "…" + words[-MOST_WORDS:]
-        raise BuildError(f"installing {lock.name} failed: {words or 'the installer says nothing'}")
+        raise BuildError(f"installing {lock.name} failed: {words or 'uv gave no reason'}")
 
 
-def _answered(lock: Path, runtime: PythonRuntime, into: Path) -> Path:
-    """A copy of a lock file without markers, and without what they rule out for `runtime`."""
-    into.write_text("\n".join(lines_for(lock, runtime)) + "\n", "utf-8")
-    return into
-
-
-def _uv() -> str | None:
-    """uv, when it is installed beside this Python: here 0.4 s against pip's 6 s."""
-    beside = Path(sysconfig.get_path("scripts")) / "uv"
-    return str(beside) if importlib.util.find_spec("uv") and beside.exists() else None
-
-
-def _manylinux(runtime: PythonRuntime) -> list[str]:
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}[runtime.platform.architecture]
-    minor = int(runtime.libc.rpartition(".")[2] or 17)
-    tags = [f"manylinux_2_{n}_{machine}" for n in range(minor, 4, -1)]
-    return [*tags, f"manylinux2014_{machine}", f"linux_{machine}"]
+def _uv() -> str:
+    try:
+        return uv.find_uv_bin()
+    except FileNotFoundError:
+        raise BuildError(
+            "the program uv is not beside this Python: run `python -m pip install uv`"
+        ) from None
 
 
 def _uv_tag(runtime: PythonRuntime) -> str:
