@@ -178,8 +178,8 @@ def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> Ap
 
 def _make_app_image(project: Project, folder: Path, build: AppBuild) -> AppBuild:
     from tandem.oci.app_image.make import make_app_image
+    from tandem.oci.attest.materials import attach_materials
     from tandem.oci.attest.signature import signing_key
-    from tandem.oci.attest.statements import attach_materials
     from tandem.oci.blobs import digest_of
     from tandem.oci.push import push
 
@@ -419,9 +419,8 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
     there is no pair.
     """
     from tandem.oci.attest.signature import signing_key
-    from tandem.oci.attest.statements import attest
     from tandem.oci.layer import model_layer
-    from tandem.oci.push import push_on_top
+    from tandem.oci.pack import pack as pack_image
 
     started = time.monotonic()
     pair = choose_pair(project)
@@ -438,7 +437,7 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
     if build.image is None:
         raise BuildError(f"commit {build.commit} passed its tests but has no image: build it again")
     last = project.ledger.images.latest()
-    image, transfers = push_on_top(
+    image, transfers = pack_image(
         project.registry,
         build.image,
         lambda: model_layer(package.folder, into=project.state / "layers"),
@@ -447,17 +446,12 @@ def pack(project: Project, *, run_id: str = "") -> Packed:
             labels=_labels(project, app, model),
             created=build.time,
         ),
+        _origin(project, build, model, run_id),
         tag=f"{build.commit[:12]}-m{version.number}",
+        signer=signing_key(),
         expect_new=last is None or last.model.digest != model.digest,
         cache=project.state / "cache" / "configs",
         progress=_uploading(),
-    )
-    attest(
-        project.registry,
-        image,
-        _facts(project, build, model, run_id),
-        app_image=build.image,
-        signer=signing_key(),
     )
     packed = Packed(
         digest=image.digest,
@@ -672,7 +666,7 @@ def _sign(project: Project, image: ImageRecord) -> None:
     build = project.builds.of(image.app.tree)
     if build is None or build.image is None:
         return
-    facts = _facts(
+    origin = _origin(
         project,
         msgspec.structs.replace(build, commit=image.app.commit),
         image.model,
@@ -681,7 +675,7 @@ def _sign(project: Project, image: ImageRecord) -> None:
     attest(
         project.registry,
         pull(project.registry, image.digest),
-        facts,
+        origin,
         app_image=build.image,
         signer=signing_key(),
     )
@@ -907,7 +901,7 @@ def _engine(project: Project) -> str:
     return "process" if problem else "docker"
 
 
-def _facts(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> Origin:
+def _origin(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> Origin:
     from tandem.oci.attest.provenance import Origin
     from tandem.oci.blobs import digest_of
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from tandem.errors import RegistryError
-from tandem.oci import INDEX, MANIFEST, Descriptor, Registry
+from tandem.oci import INDEX, MANIFEST, Descriptor, Registry, UploadSession
 from tandem.oci.blobs import bytes_source, digest_of
 from tandem.oci.image import Image
 
@@ -28,73 +28,103 @@ class Referrer(msgspec.Struct, frozen=True, kw_only=True):
     artifact_type: str
 
 
-def attach(
-    registry: Registry,
-    image: Image,
-    artifacts: Sequence[tuple[str, str, bytes]],
-) -> list[Referrer]:
-    """Put artifacts (type, media type, content) beside an image that is in the registry.
+Artifact = tuple[str, str, bytes]
+"""Artifact type, media type and content."""
+
+
+def attach(registry: Registry, image: Image, artifacts: Sequence[Artifact]) -> list[Referrer]:
+    """Put artifacts beside an image that is in the registry, and list them.
 
     What is there already is not put there twice. The fallback list has no compare-and-swap: where
     two machines write to one image's list in the same moment, the later one's stays, and the other
     one's next `attest` adds what is missing.
     """
-    subject = Descriptor(media_type=MANIFEST, digest=image.digest, size=len(image.manifest))
-
-    def put_blob(content: tuple[str, bytes]) -> Descriptor:
-        media_type, data = content
-        descriptor = Descriptor(media_type=media_type, digest=digest_of(data), size=len(data))
-        registry.put_blob(descriptor, bytes_source(data))
-        return descriptor
-
-    def put(artifact: tuple[str, Descriptor]) -> Referrer:
-        artifact_type, content = artifact
-        manifest = msgspec.json.encode(
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST,
-                "artifactType": artifact_type,
-                "config": config,
-                "layers": [content],
-                "subject": subject,
-            }
-        )
-        stored = registry.put_manifest(manifest, MANIFEST)
-        return Referrer(digest=stored.digest, size=stored.size, artifact_type=artifact_type)
-
-    with ThreadPoolExecutor(4) as pool:
-        contents = [(media_type, data) for _, media_type, data in artifacts]
-        config, *blobs = pool.map(put_blob, [(EMPTY, b"{}"), *contents])
-        types = [artifact_type for artifact_type, _, _ in artifacts]
-        added = list(pool.map(put, zip(types, blobs, strict=True)))
-    with _LISTING:
-        _list(registry, image.digest, added)
+    added = put_artifacts(registry, image, artifacts)
+    list_referrers(registry, image.digest, added)
     return added
 
 
-def _list(registry: Registry, digest: str, added: Sequence[Referrer]) -> None:
-    """List referrers where the registry does not do it by itself."""
-    for _ in range(TRIES):
-        listed, from_api = _referrers(registry, digest)
-        missing = [referrer for referrer in added if referrer not in listed]
-        if not missing or from_api:
-            return
-        index = {
+def put_artifacts(
+    registry: Registry,
+    image: Image,
+    artifacts: Sequence[Artifact],
+    *,
+    absent: bool = False,
+    sessions: Sequence[UploadSession | None] = (),
+) -> list[Referrer]:
+    """Put artifacts that name an image as their subject, listed nowhere yet.
+
+    The image may follow later: registries take both in either order (distribution specification,
+    "Pushing Manifests with Subject"). `absent` content is not asked for before it is sent,
+    through the uploads that were opened for it (`sessions`).
+    """
+    subject = Descriptor(media_type=MANIFEST, digest=image.digest, size=len(image.manifest))
+    empty = Descriptor(media_type=EMPTY, digest=digest_of(b"{}"), size=2)
+
+    def put_content(artifact: Artifact, session: UploadSession | None) -> Descriptor:
+        _, media_type, data = artifact
+        descriptor = Descriptor(media_type=media_type, digest=digest_of(data), size=len(data))
+        registry.put_blob(descriptor, bytes_source(data), absent=absent, session=session)
+        return descriptor
+
+    def put_manifest(artifact_type: str, content: Descriptor) -> Referrer:
+        manifest = {
             "schemaVersion": 2,
-            "mediaType": INDEX,
-            "manifests": [
-                {
-                    "mediaType": MANIFEST,
-                    "digest": referrer.digest,
-                    "size": referrer.size,
-                    "artifactType": referrer.artifact_type,
-                }
-                for referrer in (*listed, *missing)
-            ],
+            "mediaType": MANIFEST,
+            "artifactType": artifact_type,
+            "config": empty,
+            "layers": [content],
+            "subject": subject,
         }
-        # Another writer may have put its own list there in the same moment: so it is read again.
-        registry.put_manifest(msgspec.json.encode(index), INDEX, tag=fallback_tag(digest))
+        stored = registry.put_manifest(msgspec.json.encode(manifest), MANIFEST)
+        return Referrer(digest=stored.digest, size=stored.size, artifact_type=artifact_type)
+
+    with ThreadPoolExecutor(1 + len(artifacts)) as pool:
+        config = pool.submit(registry.put_blob, empty, bytes_source(b"{}"))
+        opened = sessions or [None] * len(artifacts)
+        contents = list(pool.map(put_content, artifacts, opened))
+        config.result()
+        types = [artifact_type for artifact_type, _, _ in artifacts]
+        return list(pool.map(put_manifest, types, contents))
+
+
+def list_referrers(
+    registry: Registry, digest: str, added: Sequence[Referrer], *, first: bool = False
+) -> None:
+    """List referrers where the registry does not do it by itself.
+
+    `first` when the image is not there yet, so that nobody can have listed anything; call again
+    without it once it is, because two machines may have been first at the same time.
+    """
+    with _LISTING:
+        if first and registry.referrers(digest) is None:
+            _put_list(registry, digest, added)
+            return
+        for _ in range(TRIES):
+            listed, from_api = _referrers(registry, digest)
+            missing = [referrer for referrer in added if referrer not in listed]
+            if not missing or from_api:
+                return
+            # Another writer may put its own list there in the same moment: so it is read again.
+            _put_list(registry, digest, [*listed, *missing])
     raise RegistryError(f"{registry.url}: too many write to the referrers of {digest} at once")
+
+
+def _put_list(registry: Registry, digest: str, listed: Sequence[Referrer]) -> None:
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [
+            {
+                "mediaType": MANIFEST,
+                "digest": referrer.digest,
+                "size": referrer.size,
+                "artifactType": referrer.artifact_type,
+            }
+            for referrer in listed
+        ],
+    }
+    registry.put_manifest(msgspec.json.encode(index), INDEX, tag=fallback_tag(digest))
 
 
 def fallback_tag(digest: str) -> str:

@@ -215,7 +215,7 @@ def _origin(url: str) -> tuple[str, str]:
 def _pool(root: str) -> urllib3.PoolManager:
     parts = urlsplit(root)
     settings: dict[str, Any] = {
-        "maxsize": 8,
+        "maxsize": 16,
         "timeout": urllib3.Timeout(connect=10, read=60),
         "blocksize": 256 << 10,
     }

@@ -13,11 +13,12 @@ from support.oci_samples import pem, small_image
 
 from tandem.errors import RegistryError, SettingError
 from tandem.oci import INDEX, open_registry
+from tandem.oci.attest.materials import attach_materials
 from tandem.oci.attest.provenance import PROVENANCE, Origin
 from tandem.oci.attest.referrers import attach, fallback_tag, find, referrers
 from tandem.oci.attest.sbom import SBOM, bill_of_materials, components_of
 from tandem.oci.attest.signature import checking_key, signing_key
-from tandem.oci.attest.statements import attach_materials, attest
+from tandem.oci.attest.statements import attest
 from tandem.oci.attest.trust import require_signed
 from tandem.oci.attest.verify import verify
 from tandem.oci.components import Component
