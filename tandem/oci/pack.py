@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tandem.errors import RegistryError
 from tandem.oci import Progress, Registry, Transfer
 from tandem.oci.attest.materials import components_in
 from tandem.oci.attest.provenance import Origin
@@ -77,14 +78,17 @@ def pack(
 
         stating = pool.submit(put_statements) if pushed.is_new() else None
         transfers = pushed.transfers()
-        if stating is None:
+        added = stating.result() if stating else []
+        checking = pool.submit(list_referrers, registry, image.digest, added) if added else None
+        try:
+            pushed.put_manifest(tag)
+        except RegistryError:
+            pull(registry, app_image)  # raises where it is the app image that is gone
+            raise
+        if checking is None:
             for session in statement_sessions:
                 cancel(registry, session)
-            pushed.put_manifest(tag)
             attest(registry, image, origin, app_image=app_image, signer=signer, cache=cache)
-            return image, transfers
-        added = stating.result()
-        checking = pool.submit(list_referrers, registry, image.digest, added)
-        pushed.put_manifest(tag)
-        checking.result()
+        else:
+            checking.result()
     return image, transfers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tandem.oci import (
     LAYER_GZIP,
     LAYER_TAR,
     LAYER_ZSTD,
+    MANIFEST,
     Descriptor,
     Layer,
     Registry,
@@ -41,12 +41,12 @@ def pull(
 ) -> Image:
     """The image that a tag or digest names; of an index, the one for `platform`.
 
-    The folder `cache` keeps configurations by their digest, so that each is read once. Raises
-    `RegistryError` when there is none, or none for that platform, or it does not follow the
-    specification.
+    The folder `cache` keeps what has a digest, manifests and configurations, so that each is read
+    once: what it has is not asked of the registry again. Raises `RegistryError` when there is no
+    such image, or none for that platform, or it does not follow the specification.
     """
     where = registry.reference(reference)
-    stored = registry.get_manifest(reference)
+    stored = _kept_manifest(reference, cache) or registry.get_manifest(reference)
     if stored is None:
         raise RegistryError(f"there is no image {where}")
     descriptor, data = stored
@@ -55,11 +55,14 @@ def pull(
         if descriptor.media_type in (INDEX, DOCKER_INDEX):
             digest = _for_platform(manifest["manifests"], platform or Platform(), where)
             return pull(registry, digest)
-        return _image(registry, manifest, where, cache)
+        image = _image(registry, manifest, where, cache)
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as problem:
         raise RegistryError(
             f"{where} is not an image that Tandem can read: {type(problem).__name__} {problem}"
         ) from None
+    if cache is not None and descriptor.digest == reference:
+        _keep(data, cache)
+    return image
 
 
 def _for_platform(entries: list[dict[str, Any]], platform: Platform, where: str) -> str:
@@ -106,15 +109,35 @@ def _image(registry: Registry, manifest: dict[str, Any], where: str, cache: Path
 
 
 def _config(registry: Registry, digest: str, size: int, cache: Path | None) -> bytes:
-    if cache is None or not DIGEST.fullmatch(digest):
+    if cache is None:
         return read_blob(registry, digest, size)
-    name = digest.removeprefix("sha256:")
-    with contextlib.suppress(OSError):
-        kept = (cache / name).read_bytes()
-        if digest_of(kept) == digest:
-            return kept
+    if kept := _kept(digest, cache):
+        return kept
     data = read_blob(registry, digest, size)
+    _keep(data, cache)
+    return data
+
+
+def _kept_manifest(digest: str, cache: Path | None) -> tuple[Descriptor, bytes] | None:
+    """A manifest of the cache; an index is none of them, it names no image by itself."""
+    data = _kept(digest, cache) if cache is not None else None
+    if data is None:
+        return None
+    return Descriptor(media_type=MANIFEST, digest=digest, size=len(data)), data
+
+
+def _kept(digest: str, cache: Path) -> bytes | None:
+    """What the cache has under a digest, if it is whole."""
+    if not DIGEST.fullmatch(digest):
+        return None
+    try:
+        data = (cache / digest.removeprefix("sha256:")).read_bytes()
+    except OSError:
+        return None
+    return data if digest_of(data) == digest else None
+
+
+def _keep(data: bytes, cache: Path) -> None:
     with writing(cache, f"writing to {cache}", RegistryError) as (file, keep):
         file.write(data)
-        keep(name)
-    return data
+        keep(digest_of(data).removeprefix("sha256:"))

@@ -97,8 +97,8 @@ class ImagePush:
     """The blobs of one image on their way up, in threads of `pool`; the manifest goes last.
 
     `sources` opens the blob of each layer that may be missing there, by digest; `mount_from` names
-    the repository of the same registry that has it. An image that was just read from this registry
-    and repository is `based_on`: its layers are there without asking. Blobs that are `under_way`,
+    the repository of the same registry that has it. The layers of an image of this registry and
+    repository that it is `based_on` are there without asking. Blobs that are `under_way`,
     by digest, are waited for; `config_session` is an upload opened for the configuration.
     """
 

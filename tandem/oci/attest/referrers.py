@@ -79,13 +79,20 @@ def put_artifacts(
         stored = registry.put_manifest(msgspec.json.encode(manifest), MANIFEST)
         return Referrer(digest=stored.digest, size=stored.size, artifact_type=artifact_type)
 
+    types = [artifact_type for artifact_type, _, _ in artifacts]
+    opened = sessions or [None] * len(artifacts)
     with ThreadPoolExecutor(1 + len(artifacts)) as pool:
-        config = pool.submit(registry.put_blob, empty, bytes_source(b"{}"))
-        opened = sessions or [None] * len(artifacts)
+        # Beside a new image it is not asked for: the app image's own statements left it there.
+        config = None if absent else pool.submit(registry.put_blob, empty, bytes_source(b"{}"))
         contents = list(pool.map(put_content, artifacts, opened))
-        config.result()
-        types = [artifact_type for artifact_type, _, _ in artifacts]
-        return list(pool.map(put_manifest, types, contents))
+        if config is not None:
+            config.result()
+            return list(pool.map(put_manifest, types, contents))
+        try:
+            return list(pool.map(put_manifest, types, contents))
+        except RegistryError:
+            registry.put_blob(empty, bytes_source(b"{}"))
+            return list(pool.map(put_manifest, types, contents))
 
 
 def list_referrers(

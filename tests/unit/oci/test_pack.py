@@ -132,6 +132,15 @@ def test_layer_on_top_of_nothing_is_an_error_and_leaves_no_image(registry):
     assert registry.get_manifest("whole") is None
 
 
+def test_app_image_that_is_gone_is_named_though_it_was_read_before(registry, app, tmp_path):
+    pack(registry, app.digest, model, labelled, ORIGIN, tag="one", cache=tmp_path)
+    for path in (registry.folder / "blobs" / "sha256").iterdir():
+        path.unlink()
+    (registry.folder / "index.json").unlink()
+    with pytest.raises(RegistryError, match=f"there is no image .*{app.digest}"):
+        pack(registry, app.digest, lambda: model(b"y"), labelled, ORIGIN, cache=tmp_path)
+
+
 def test_layer_that_cannot_be_made_leaves_no_image(registry, app):
     def failing() -> BuiltLayer:
         raise BuildError("no model")
