@@ -214,7 +214,7 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
     from tandem.dagster import recovery
     from tandem.dagster.definitions import build_defs
     from tandem.dagster.release_command import release_needed
-    from tandem.oci.remote import RemoteRegistry
+    from tandem.oci.remote.transport import Connection
     from tandem.release.project import Project
 
     asked = {"registry": 0, "store": 0}
@@ -226,7 +226,7 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
 
         return counting
 
-    RemoteRegistry._send = counted("registry", RemoteRegistry._send)  # type: ignore[method-assign]
+    Connection.send = counted("registry", Connection.send)  # type: ignore[method-assign]
     mine = Project(project.app, project.settings, project.gate)
     for name in ("read", "head", "get", "put", "list", "delete"):
         setattr(mine.store, name, counted("store", getattr(mine.store, name)))

@@ -20,12 +20,11 @@ def locked_environment(lock: Path, home: Path) -> Path:
 
     Raises `BuildError` when something cannot be installed with the hash that is locked.
     """
-    from tandem.oci.app_image import assemble
-    from tandem.oci.app_image.wheels import alone
+    from tandem.oci.app_image.wheels import alone, install
 
     content = lock.read_bytes() + sys.version.encode()
     folder = home / hashlib.sha256(content).hexdigest()[:16]
-    libraries = assemble.install(lock, folder / "lib", progress=log.info)
+    libraries = install(lock, folder / "lib", progress=log.info)
     python = bare_python(folder) / "bin" / "python"
     packages = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
     # Not by a .pth file: tools tell a library from the commit's own code by where it is (hypothesis

@@ -165,7 +165,7 @@ def _resolves(words: Sequence[str], home: Path) -> bool:
 
 def _uv(words: Sequence[str], *, cwd: Path) -> str:
     """What uv prints. Raises `BuildError` with its reason in one line."""
-    from tandem.oci.app_image.wheels import uv_settings
+    from tandem.oci.app_image.pip_settings import uv_settings
 
     try:
         from uv import find_uv_bin

@@ -24,15 +24,17 @@ _MARKS = {True: "ok", False: "MISSING", None: "-"}
 def verify(image: str, deep: bool, as_json: bool) -> None:
     """Check all that can be known of IMAGE (a digest, a tag, or HOST/REPOSITORY@DIGEST)."""
     from tandem import settings
-    from tandem.oci import attest, open_registry
-    from tandem.oci.remote import open_reference
+    from tandem.oci import open_registry
+    from tandem.oci.attest.signature import checking_key
+    from tandem.oci.attest.verify import verify as verify_image
+    from tandem.oci.remote.client import open_reference
 
     registry: Registry
     if "/" in image:
         registry, reference = open_reference(image)
     else:
         registry, reference = open_registry(settings.load().registry), image
-    report = attest.verify(registry, reference, key=attest.checking_key(), deep=deep)
+    report = verify_image(registry, reference, key=checking_key(), deep=deep)
     if as_json:
         click.echo(json.dumps({**msgspec.to_builtins(report), "ok": report.ok}, indent=2))
     else:

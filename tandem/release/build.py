@@ -119,7 +119,7 @@ def _lock_file(project: Project, folder: Path, name: str, found: Lock) -> Path:
 def _python(project: Project) -> str:
     """The Python that the image will have, like "3.11"."""
     if base := project.settings.base_image:
-        from tandem.oci.app_image.assemble import find_base
+        from tandem.oci.app_image.base import find_base
 
         return find_base(base).runtime.version
     return f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -150,8 +150,10 @@ def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> Ap
 
 def _make_app_image(project: Project, folder: Path, build: AppBuild, found: Lock) -> AppBuild:
     from tandem.oci.app_image.make import make_app_image
-    from tandem.oci.attest import attach_materials, signing_key
-    from tandem.oci.image import digest_of, push
+    from tandem.oci.attest.materials import attach_materials
+    from tandem.oci.attest.signature import signing_key
+    from tandem.oci.blobs import digest_of
+    from tandem.oci.push import push
 
     recipe = build.recipe
     lock_file = _lock_file(project, folder, recipe.lock, found)
@@ -232,7 +234,7 @@ _bases: dict[str, tuple[float, str]] = {}
 
 def base_digest(reference: str) -> str:
     """The digest that a base image's tag stands for, asked of its registry every five minutes."""
-    from tandem.oci.app_image.assemble import find_base
+    from tandem.oci.app_image.base import find_base
 
     asked, digest = _bases.get(reference, (0.0, ""))
     if not digest or time.monotonic() - asked > _BASE_SECONDS:

@@ -73,7 +73,8 @@ def deploy(project: Project) -> Deployed:
     Raises `TargetError` once the previous one serves again, `TandemError` when no image was proven
     yet.
     """
-    from tandem.oci.attest import checking_key, require_signed, signing_key
+    from tandem.oci.attest.signature import checking_key, signing_key
+    from tandem.oci.attest.trust import require_signed
 
     started = time.monotonic()
     image, passed_over = _newest_image(project)

@@ -17,7 +17,7 @@ from tandem.release.project import Project
 from tandem.release.records import AppRef, ImageRecord, ModelRef, PassedOver
 
 if TYPE_CHECKING:
-    from tandem.oci.attest import Facts
+    from tandem.oci.attest.provenance import Origin
 
 log = logging.getLogger("tandem")
 
@@ -45,9 +45,9 @@ def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
     The same pair gives the same digest, and then nothing is uploaded. Raises `BuildError` for a
     build without an image, `PackageError`, `StorageError` and `RegistryError`.
     """
-    from tandem.oci.attest import attest, signing_key
-    from tandem.oci.image import push_on_top
+    from tandem.oci.attest.signature import signing_key
     from tandem.oci.layer import model_layer
+    from tandem.oci.pack import pack as pack_image
 
     started = time.monotonic()
     build, version = pair.build, pair.version
@@ -63,7 +63,7 @@ def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
     if build.image is None:
         raise BuildError(f"commit {build.commit} passed its tests but has no image: build it again")
     last = project.ledger.images.latest()
-    image, transfers = push_on_top(
+    image, transfers = pack_image(
         project.registry,
         build.image,
         lambda: model_layer(package.folder, into=project.state / "layers"),
@@ -72,17 +72,12 @@ def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
             labels=_labels(project, app, model),
             created=build.time,
         ),
+        _origin(project, build, model, run_id),
+        signer=signing_key(),
         tag=f"{build.commit[:12]}-m{version.number}",
         expect_new=last is None or last.model.digest != model.digest,
         cache=project.state / "cache" / "configs",
         progress=uploading(),
-    )
-    attest(
-        project.registry,
-        image,
-        _facts(project, build, model, run_id),
-        app_image=build.image,
-        signer=signing_key(),
     )
     packed = Packed(
         digest=image.digest,
@@ -127,11 +122,11 @@ def _labels(project: Project, app: AppRef, model: ModelRef) -> dict[str, str]:
     return labels
 
 
-def _facts(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> Facts:
-    from tandem.oci.attest import Facts
-    from tandem.oci.image import digest_of
+def _origin(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> Origin:
+    from tandem.oci.attest.provenance import Origin
+    from tandem.oci.blobs import digest_of
 
-    return Facts(
+    return Origin(
         app=project.app,
         commit=build.commit,
         tree=build.tree,
@@ -151,13 +146,14 @@ def _facts(project: Project, build: AppBuild, model: ModelRef, run_id: str) -> F
 
 def sign_again(project: Project, image: ImageRecord) -> None:
     """Sign the statements about an image that our own records say was tested and proven."""
-    from tandem.oci.attest import attest, signing_key
-    from tandem.oci.image import pull
+    from tandem.oci.attest.signature import signing_key
+    from tandem.oci.attest.statements import attest
+    from tandem.oci.pull import pull
 
     build = project.builds.of(image.app.tree)
     if build is None or build.image is None:
         return
-    facts = _facts(
+    origin = _origin(
         project,
         msgspec.structs.replace(build, commit=image.app.commit),
         image.model,
@@ -166,7 +162,7 @@ def sign_again(project: Project, image: ImageRecord) -> None:
     attest(
         project.registry,
         pull(project.registry, image.digest),
-        facts,
+        origin,
         app_image=build.image,
         signer=signing_key(),
     )

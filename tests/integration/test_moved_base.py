@@ -12,7 +12,8 @@ from support.services import require
 from support.tiny import Tiny
 
 from tandem.oci import open_registry
-from tandem.oci.image import pull, push
+from tandem.oci.pull import pull
+from tandem.oci.push import push
 from tandem.release import build, plan
 from tandem.release.build import build_app
 from tandem.release.judging import judge_missing

@@ -24,7 +24,7 @@ from support.tiny import Tiny
 
 from tandem.dagster.definitions import build_defs
 from tandem.errors import TandemError
-from tandem.oci.remote import RemoteRegistry
+from tandem.oci.remote.client import RemoteRegistry
 from tandem.storage import transfer
 
 STEP = 60.0

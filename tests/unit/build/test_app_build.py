@@ -16,7 +16,7 @@ from tandem.build.environment import locked_environment
 from tandem.build.recipe import read_recipe
 from tandem.build.tests import NO_TESTS, TestReport, run_tests
 from tandem.errors import BuildError
-from tandem.oci.app_image.wheels import refuse_other_sources
+from tandem.oci.app_image.lock_file import refuse_other_sources
 from tandem.storage import open_store
 from tandem.util.folders import clean_folder
 
