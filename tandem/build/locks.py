@@ -132,7 +132,7 @@ def _resolve(
         words = [
             "pip", "compile", "requirements.in", "--constraint", "constraints.in", "--quiet",
             "--generate-hashes", "--only-binary=:all:", "--no-header", "--no-annotate",
-            "--no-emit-index-url", "--no-emit-find-links", "--no-config", "--no-progress",
+            "--no-emit-index-url", "--no-emit-find-links", "--no-progress",
             "--index-strategy=unsafe-best-match",
             f"--python-platform={platform.machine()}-unknown-linux-gnu",
         ]  # fmt: skip
@@ -165,7 +165,7 @@ def _resolves(words: Sequence[str], home: Path) -> bool:
 
 def _uv(words: Sequence[str], *, cwd: Path) -> str:
     """What uv prints. Raises `BuildError` with its reason in one line."""
-    from tandem.oci.app_image.pip_settings import uv_settings
+    from tandem.oci.app_image.pip_settings import uv_configuration, uv_settings
 
     try:
         from uv import find_uv_bin
@@ -176,7 +176,7 @@ def _uv(words: Sequence[str], *, cwd: Path) -> str:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         done = subprocess.run(
-            [program, *words],
+            [program, *words, *uv_configuration(env)],
             cwd=cwd,
             env=env | uv_settings(env),
             stdin=subprocess.DEVNULL,
