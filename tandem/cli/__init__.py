@@ -134,10 +134,10 @@ def stop(app: str, as_json: bool) -> None:
 @_one_line
 def publish(path: Path, app: str, sample: Path | None, as_json: bool) -> None:
     """Publish a model package (a folder) or an ONNX file as the next version."""
-    from tandem.model import repository
+    from tandem.model.publish import publish as publish_model
 
     project = _project(app)
-    version = repository.publish(
+    version = publish_model(
         path,
         name=app,
         sample=msgspec.json.decode(sample.read_bytes()) if sample else None,

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tandem.release.project import Gate
+from tandem.release.project import AcceptanceRule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class App:
 
     name: str
     description: str
-    gate: Gate
+    gate: AcceptanceRule
     training: type[msgspec.Struct]
     train: Callable[..., Any]
     owners: tuple[str, ...] = ()

@@ -8,8 +8,8 @@ import functools
 from pathlib import Path
 
 from tandem.build.app_build import Builds
-from tandem.model.acceptance import Gate
 from tandem.model.repository import Repository
+from tandem.model.rules import AcceptanceRule
 from tandem.oci import Registry, open_registry
 from tandem.release.records import Ledger
 from tandem.settings import Settings
@@ -17,16 +17,16 @@ from tandem.source import Source
 from tandem.storage import Store, open_store
 from tandem.targets import Target, open_target
 
-__all__ = ["Gate", "Project"]
+__all__ = ["AcceptanceRule", "Project"]
 
 
 class Project:
     """Opens each part when it is first used, so that one can be asked without the others."""
 
-    def __init__(self, app: str, settings: Settings, gate: Gate | None = None) -> None:
+    def __init__(self, app: str, settings: Settings, gate: AcceptanceRule | None = None) -> None:
         self.app = app
         self.settings = settings
-        self.gate = gate or Gate()
+        self.gate = gate or AcceptanceRule()
 
     @property
     def state(self) -> Path:

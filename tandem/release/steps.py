@@ -34,10 +34,11 @@ from tandem.errors import (
     TandemError,
     TargetError,
 )
-from tandem.model import acceptance
+from tandem.model import acceptance, judge
 from tandem.model.interface import Takes
 from tandem.model.package import Package, locked_versions
 from tandem.model.repository import Version
+from tandem.model.rules import Criteria
 from tandem.oci import Layer, Transfer
 from tandem.release.project import Project
 from tandem.release.records import (
@@ -322,7 +323,7 @@ def judge_newest_model(project: Project) -> list[Proof]:
 
 def expect_judging(project: Project) -> None:
     """Start what judges a model ahead, as a version is about to be published or judged."""
-    acceptance.start_ahead(project.state / "models")
+    judge.start_ahead(project.state / "models")
 
 
 def _overruled(project: Project, number: int) -> str:
@@ -340,7 +341,7 @@ def is_judged(project: Project) -> bool:
     )
 
 
-def rule(project: Project, build: AppBuild | None = None) -> acceptance.Rule:
+def rule(project: Project, build: AppBuild | None = None) -> Criteria:
     """What models are judged by just now, beside the code of `build` (by default the newest green).
 
     A model is judged by the libraries that it would be served with, and must fit the code.
@@ -349,15 +350,15 @@ def rule(project: Project, build: AppBuild | None = None) -> acceptance.Rule:
         with contextlib.suppress(NothingToPack, SourceError):
             build = next(green_builds(project)[0], None)
     champion = project.ledger.releases.latest()
-    return acceptance.Rule(
-        gate=project.gate,
+    return Criteria(
+        rule=project.gate,
         takes=build.recipe.model if build else None,
         lock=(build.locked or None) if build else None,
         champion=champion.model.version if champion else None,
     )
 
 
-def _judge(project: Project, number: int, by: acceptance.Rule) -> acceptance.Verdict:
+def _judge(project: Project, number: int, by: Criteria) -> acceptance.Verdict:
     return acceptance.judge(project.models, number, by, cache=project.state / "models")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from orchestration.apps import App
 from orchestration.definitions import build_defs
 from support.tiny import Training
-from tandem.release.project import Gate
+from tandem.release.project import AcceptanceRule
 
 
 def _train(parameters: Training, **_: object) -> None:
@@ -20,7 +20,7 @@ defs = build_defs(
         App(
             name="tiny",
             description="for tests",
-            gate=Gate(metric="accuracy", floor=0.9),
+            gate=AcceptanceRule(metric="accuracy", floor=0.9),
             training=Training,
             train=_train,
         )

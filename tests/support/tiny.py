@@ -21,8 +21,9 @@ import msgspec
 from orchestration.apps import App
 from support.repositories import Repository
 from tandem import settings as tandem_settings
-from tandem.model.repository import Version, publish
-from tandem.release.project import Gate, Project
+from tandem.model.publish import publish
+from tandem.model.repository import Version
+from tandem.release.project import AcceptanceRule, Project
 
 SERVICE = '''
 """Answers the golden questions of the package it is started with."""
@@ -117,7 +118,7 @@ class Tiny:
         self.app = App(
             name=name,
             description="for tests",
-            gate=Gate(metric="accuracy", floor=0.9),
+            gate=AcceptanceRule(metric="accuracy", floor=0.9),
             training=Training,
             train=self._train,
         )

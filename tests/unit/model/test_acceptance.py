@@ -15,12 +15,9 @@ from support.stores import MemoryStore
 from tandem import sandbox
 from tandem.errors import NotFound, PackageError, SandboxError, SettingError
 from tandem.model import acceptance, metrics, writing
-from tandem.model import judge as judging
+from tandem.model import judge as judge_parent
 from tandem.model import package as packages
 from tandem.model.acceptance import (
-    Check,
-    Gate,
-    Rule,
     Verdict,
     judge,
     newest_accepted,
@@ -28,8 +25,11 @@ from tandem.model.acceptance import (
     standing_verdict,
     verdict,
 )
+from tandem.model.examination import examine
+from tandem.model.judge_job import Check
 from tandem.model.package import Package
 from tandem.model.repository import Repository
+from tandem.model.rules import AcceptanceRule, Criteria
 
 ROWS = np.arange(400, dtype=np.float64).reshape(200, 2)
 TRUTH = np.array([0, 1] * 100)
@@ -79,15 +79,15 @@ class Ward:
             again=again,
         )
 
-    def rule(self, **details: Any) -> Rule:
+    def rule(self, **details: Any) -> Criteria:
         of_rule = {k: details.pop(k) for k in ("champion", "takes", "lock") if k in details}
-        return Rule(gate=Gate(**{"floor": 0.9, "least_rows": 3} | details), **of_rule)
+        return Criteria(rule=AcceptanceRule(**{"floor": 0.9, "least_rows": 3} | details), **of_rule)
 
 
 @pytest.fixture
 def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ward:
     # In this process: what the other process is for has tests of its own.
-    monkeypatch.setattr(acceptance, "_run", lambda job, *_: judging.judge(job))
+    monkeypatch.setattr(judge_parent, "run_job", lambda job, *_: examine(job))
     return Ward(tmp_path)
 
 
@@ -518,7 +518,7 @@ def test_judging_in_another_process_gives_the_same_verdict(
     ward = Ward(tmp_path)
     number = ward.publish(0.95)
     alone = ward.judge(number)
-    monkeypatch.setattr(acceptance, "_run", lambda job, *_: judging.judge(job))
+    monkeypatch.setattr(judge_parent, "run_job", lambda job, *_: examine(job))
     assert alone.accepted, alone.reason
     assert ward.judge(number, again=True).checks == alone.checks
 
@@ -529,13 +529,13 @@ def test_a_judge_that_was_started_ahead_gives_the_same_verdict_and_is_used_once(
     ward = Ward(tmp_path)
     number = ward.publish(0.95)
     alone = ward.judge(number)
-    acceptance.start_ahead(tmp_path / "cache")
-    acceptance.start_ahead(tmp_path / "cache")
+    judge_parent.start_ahead(tmp_path / "cache")
+    judge_parent.start_ahead(tmp_path / "cache")
     assert ward.judge(number, again=True).checks == alone.checks
     assert ward.judge(number, again=True).checks == alone.checks
-    acceptance.start_ahead(tmp_path / "cache")
-    acceptance.end_ahead()
-    assert not acceptance._ahead
+    judge_parent.start_ahead(tmp_path / "cache")
+    judge_parent.end_ahead()
+    assert not judge_parent._ahead
 
 
 def test_a_package_that_needs_all_the_memory_is_refused(tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def instead(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> list[
         ended.append(real(["/bin/sh", str(program)], **given))
         return ended[-1]
 
-    monkeypatch.setattr(acceptance.sandbox, "run", run)
+    monkeypatch.setattr(judge_parent.sandbox, "run", run)
     return ended
 
 
@@ -576,7 +576,7 @@ def test_a_package_that_ends_or_keeps_its_process_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
 ) -> None:
     instead(monkeypatch, tmp_path, script)
-    monkeypatch.setattr(acceptance, "WAIT", 0.02)
+    monkeypatch.setattr(judge_parent, "WAIT", 0.02)
     ward = Ward(tmp_path)
     result = ward.judge(ward.publish(0.95))
     assert not result.accepted
@@ -607,7 +607,7 @@ def test_the_judge_finds_no_credential_and_nothing_of_ours(
     monkeypatch.setenv("AZURE_STORAGE_KEY", "secret-of-the-account")
     ours = tmp_path / "store.json"
     ours.write_text("{}")
-    state = Path(acceptance.tandem.__file__).parents[1] / "pyproject.toml"
+    state = Path(judge_parent.tandem.__file__).parents[1] / "pyproject.toml"
     look = f"echo ready; (env; cat /proc/*/environ; ls -d {ours} {state}) >&2; exit 3"
     ended = instead(monkeypatch, tmp_path, look)
     ward = Ward(tmp_path)
@@ -622,7 +622,7 @@ def test_the_judge_finds_no_credential_and_nothing_of_ours(
 def test_a_graph_without_end_is_refused_when_its_budget_is_used_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptance, "SECONDS", 2.0)
+    monkeypatch.setattr(judge_parent, "SECONDS", 2.0)
     ward = Ward(tmp_path)
     result = ward.judge(forged(ward, lambda made: onnx(made, forever)))
     assert not result.accepted

@@ -17,7 +17,8 @@ import pytest
 
 from tandem.errors import PackageError
 from tandem.model.package import load_skops, open_predictor
-from tandem.model.writing import dump_skops, write
+from tandem.model.writing import write
+from tandem.model.writing.skops_export import dump_skops
 
 ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(0)

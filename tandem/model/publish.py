@@ -1,0 +1,113 @@
+"""The front door for notebooks: publish a fitted model as the next version, with a progress bar."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tandem.model import package as packages
+from tandem.model import writing
+from tandem.model.package import Picture
+from tandem.model.repository import Repository, Version
+from tandem.storage import Progress, Store, open_store
+
+
+def publish(
+    estimator: Any,
+    *,
+    name: str,
+    sample: Any = None,
+    labels: Sequence[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    held_out: tuple[Any, Any] | None = None,
+    training: Any = None,
+    feature_names: Sequence[str] | None = None,
+    image: Picture | None = None,
+    task: packages.Task | None = None,
+    training_commit: str | None = None,
+    data_digest: str | None = None,
+    publisher: str = "",
+    store: str | Store | None = None,
+    progress: Progress | bool = True,
+) -> Version:
+    """Publish a fitted estimator (or an ONNX file, or a package folder, by its path) as the next
+    version.
+
+    `sample`: some rows like those to be asked; `held_out`: (rows, truth) that training never saw,
+    with which a gate compares the model with the live one. `store` is a URL or a store (default:
+    the environment's TANDEM_STORE). Publishing the same again uploads nothing and returns the same
+    version.
+    """
+    if store is None or isinstance(store, str):
+        store = open_store(
+            store or os.environ.get("TANDEM_STORE", "").strip() or "file:.tandem/store"
+        )
+    repository = Repository(store, name)
+    who = publisher or _user()
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        if isinstance(estimator, str | Path) and Path(estimator).is_dir():
+            package = packages.read(estimator)
+            package.golden()  # what contradicts itself is no version
+        else:
+            package = writing.write(
+                Path(folder) / "package",
+                estimator,
+                name=name,
+                sample=sample,
+                labels=labels,
+                metrics=metrics,
+                parameters=parameters,
+                held_out=held_out,
+                training=training,
+                feature_names=feature_names,
+                image=image,
+                task=task,
+                training_commit=training_commit,
+                data_digest=data_digest,
+                publisher=who,
+            )
+        with progress_bar(package.size, f"{name} → {store.url}", progress) as moved:
+            version, _ = repository.publish(package, publisher=who, progress=moved)
+    return version
+
+
+@contextmanager
+def progress_bar(
+    size: int, title: str, wanted: Progress | bool = True
+) -> Iterator[Progress | None]:
+    """A bar on a terminal's standard error, moved by calling what this gives; nothing elsewhere."""
+    if not isinstance(wanted, bool):
+        yield wanted
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not wanted or not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task(title, total=size)
+        yield lambda count: bar.advance(task, count)
+
+
+def _user() -> str:
+    import getpass
+    import socket
+
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError, ImportError):
+        return ""

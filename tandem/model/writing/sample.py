@@ -1,0 +1,103 @@
+"""Rows out of whatever people have: arrays, data frames, columns, texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem.errors import PackageError
+from tandem.model.package import (
+    DTYPES,
+    Feature,
+    Layout,
+)
+
+
+def table_of(
+    sample: Any, names: Sequence[str] | None = None
+) -> tuple[Layout, list[Feature], NDArray[Any]]:
+    """Layout, features and rows of a sample in any form that people have; raises `PackageError`."""
+    if hasattr(sample, "columns") and hasattr(sample, "iloc"):
+        columns = {str(name): np.asarray(sample[name]) for name in sample.columns}
+    elif isinstance(sample, Mapping):
+        columns = {str(name): np.asarray(column) for name, column in sample.items()}
+    elif isinstance(sample, np.ndarray) and sample.dtype.names:
+        columns = {name: sample[name] for name in sample.dtype.names}
+    else:
+        return _table_of_array(sample, names)
+    if not columns or len({len(column) for column in columns.values()}) != 1:
+        raise PackageError("sample: columns are missing, or not of one length")
+    features = [
+        Feature(name, _dtype_name(column, f"column {name!r}")) for name, column in columns.items()
+    ]
+    if len({feature.dtype for feature in features}) == 1 and features[0].dtype != "str":
+        return "matrix", features, np.column_stack(list(columns.values()))
+    rows = np.empty((len(next(iter(columns.values()))), len(columns)), dtype=object)
+    for at, column in enumerate(columns.values()):
+        rows[:, at] = column.tolist()
+    return "table", features, rows
+
+
+def _table_of_array(
+    sample: Any, names: Sequence[str] | None
+) -> tuple[Layout, list[Feature], NDArray[Any]]:
+    if hasattr(sample, "toarray"):
+        sample = sample.toarray()
+    try:
+        rows = np.asarray(sample)
+    except ValueError as problem:
+        raise PackageError(f"sample: rows are not of one length ({problem})") from None
+    if rows.size == 0:
+        raise PackageError("sample: no rows")
+    if rows.ndim == 1:
+        if rows.dtype.kind not in "OU":
+            raise PackageError("sample: one row is not enough; give a 2-D array, e.g. X[:100]")
+        column = np.empty((len(rows), 1), dtype=object)
+        column[:, 0] = rows.tolist()
+        return "series", [Feature((names or ["text"])[0], "str")], column
+    if names is not None and len(names) != rows.shape[1]:
+        raise PackageError(f"feature_names: {len(names)} for {rows.shape[1]} columns")
+    if rows.dtype.kind in "OU":
+        titles = (
+            [str(name) for name in names]
+            if names is not None
+            else [f"column_{n}" for n in range(rows.shape[1])]
+        )
+        if rows.ndim != 2:
+            raise PackageError(f"sample: shape {list(rows.shape)}, want rows and columns")
+        rows = rows.astype(object)
+        typed = [np.asarray(rows[:, at].tolist()) for at in range(rows.shape[1])]
+        return (
+            "table",
+            [Feature(t, _dtype_name(c, t)) for t, c in zip(titles, typed, strict=True)],
+            rows,
+        )
+    dtype = _dtype_name(rows, "sample")
+    rows = rows.astype(DTYPES[dtype])
+    if names is not None and rows.ndim == 2:
+        return "matrix", [Feature(str(name), dtype) for name in names], rows
+    return "matrix", [Feature("row", dtype, list(rows.shape[1:]))], rows
+
+
+def _dtype_name(values: NDArray[Any], where: str) -> str:
+    if values.dtype.kind == "O":
+        values = np.asarray([value for value in values.tolist() if value is not None])
+    kind = values.dtype.kind
+    if kind in "OUT" or (kind == "f" and values.size == 0):
+        return "str"
+    by_kind = {
+        "f": "float32" if values.dtype.itemsize <= 4 else "float64",
+        "i": "int64",
+        "u": "int64",
+        "b": "bool",
+    }
+    if values.dtype in (np.uint8, np.int32):
+        return values.dtype.name
+    if kind not in by_kind:
+        raise PackageError(
+            f"{where}: dtype {values.dtype} is not served; give numbers, truth values or texts"
+        )
+    return by_kind[kind]
