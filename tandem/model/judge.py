@@ -14,7 +14,6 @@ from pathlib import Path
 
 import msgspec
 
-import tandem
 from tandem import sandbox
 from tandem.errors import NotFound, PackageError, SandboxError
 from tandem.model.judge_job import MACHINERY, READY, Found, Job, refused
@@ -37,6 +36,7 @@ MEMORY = 4 * 2**30
 def examine_version(
     repository: Repository, version: Version, criteria: Criteria, cache: Path
 ) -> Found:
+    """Fetch the version below `cache` and have it examined; raises as `run_job` does."""
     held_out = criteria.rule.read_held_out()
     try:
         package = _fetched(repository, version.number, cache)
@@ -104,7 +104,7 @@ def _judging(
     memory: int,
     option: str = "",
 ) -> sandbox.Finished:
-    ours = Path(tandem.__file__).parent
+    ours = Path(__file__).parents[1]
     libraries = [Path(sys.prefix), *map(Path, _site()), ours]
     with scratch("judge") as folder:
         return sandbox.run(

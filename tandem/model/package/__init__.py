@@ -18,7 +18,7 @@ was loaded before it is asked. Nothing here ever unpickles.
 
 from __future__ import annotations
 
-from tandem.model.package.checks import check_golden_agrees, check_manifest, check_name
+from tandem.model.package.checks import check_manifest, check_name
 from tandem.model.package.format import (
     DTYPES,
     EVALUATION,
@@ -41,18 +41,15 @@ from tandem.model.package.format import (
     Statistics,
     Task,
 )
+from tandem.model.package.golden_checks import check_golden_agrees
 from tandem.model.package.libraries import check_libraries, library_versions, locked_versions
 from tandem.model.package.onnx_file import check_onnx
-from tandem.model.package.predicting import (
-    OnnxPredictor,
-    estimator_answers,
-    onnx_dtype,
-    onnx_session,
-    open_predictor,
-)
+from tandem.model.package.predicting import load_estimator, open_predictor
 from tandem.model.package.reading import Package, decode_manifest, read
 from tandem.model.package.rows import as_array, as_rows, predictions_of, row_shape
-from tandem.model.package.skops_file import TRUSTED, load_estimator, load_skops, refuse_pickle
+from tandem.model.package.runtimes.onnx import OnnxPredictor, onnx_dtype, onnx_session
+from tandem.model.package.runtimes.sklearn import estimator_answers
+from tandem.model.package.skops_file import TRUSTED, load_skops, refuse_pickle
 
 __all__ = [
     "DTYPES",

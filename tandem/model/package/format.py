@@ -142,7 +142,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
     data_digest: str | None = None
     libraries: dict[str, str] = {}
-    runtime: Literal["onnx", "sklearn"]
+    runtime: str
+    """By its name; see `runtimes`."""
     runtime_reason: str
     probabilities: Literal["predict_proba", "decision_function", "none"] = "none"
     statistics: Statistics | None = None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from tandem.errors import PackageError
 from tandem.model.package.format import SKOPS, Manifest
+from tandem.model.package.runtimes import runtime_of
 
 
 def check_libraries(manifest: Manifest, lock: Mapping[str, str] | None = None) -> None:
@@ -18,9 +19,7 @@ def check_libraries(manifest: Manifest, lock: Mapping[str, str] | None = None) -
     `lock` maps library to version as the application has them locked; without it, what is installed
     here counts. A package that is answered by ONNX needs neither.
     """
-    if manifest.runtime == "onnx":
-        return
-    for library in ("scikit-learn", "skops"):
+    for library in runtime_of(manifest.runtime).SAME_VERSION:
         made = manifest.libraries.get(library)
         ours = lock.get(library) if lock is not None else _installed(library)
         if made != ours:

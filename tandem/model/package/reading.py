@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tandem.errors import PackageError
-from tandem.model.package.checks import check_golden_agrees, check_manifest
+from tandem.model.package.checks import check_manifest
 from tandem.model.package.format import (
     EVALUATION,
     FORMAT,
@@ -24,6 +24,7 @@ from tandem.model.package.format import (
     HeldOut,
     Manifest,
 )
+from tandem.model.package.golden_checks import check_golden_agrees
 from tandem.model.package.rows import check_rows
 
 

@@ -15,8 +15,6 @@ from typing import Any, BinaryIO
 
 from tandem.errors import PackageError, one_line
 from tandem.model.package.fitted import check_fitted
-from tandem.model.package.format import ONNX, SKOPS
-from tandem.model.package.reading import Package
 
 PICKLES = frozenset(
     {".pkl", ".pickle", ".p", ".joblib", ".sav", ".pt", ".pth", ".bin", ".h5", ".npy", ".npz"}
@@ -96,13 +94,6 @@ _LOADERS = frozenset(
 """skops node kinds that estimators are made of. Those that call something (methods, partials,
 operators) are not.
 """
-
-
-def load_estimator(package: Package, trusted: Iterable[str] = TRUSTED) -> Any:
-    """The estimator of `model.skops`, checked before and after; raises `PackageError`."""
-    if not package.has(SKOPS):
-        raise PackageError(f"{SKOPS}: this package has none, only {ONNX}")
-    return load_skops(package.folder / SKOPS, trusted)
 
 
 def load_skops(path: Path, trusted: Iterable[str] = TRUSTED) -> Any:

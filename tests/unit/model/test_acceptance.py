@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.stores import MemoryStore
 
+import tandem
 from tandem import sandbox
 from tandem.errors import NotFound, PackageError, SandboxError, SettingError
 from tandem.model import acceptance, metrics, writing
@@ -607,7 +608,7 @@ def test_the_judge_finds_no_credential_and_nothing_of_ours(
     monkeypatch.setenv("AZURE_STORAGE_KEY", "secret-of-the-account")
     ours = tmp_path / "store.json"
     ours.write_text("{}")
-    state = Path(judge_parent.tandem.__file__).parents[1] / "pyproject.toml"
+    state = Path(tandem.__file__).parents[1] / "pyproject.toml"
     look = f"echo ready; (env; cat /proc/*/environ; ls -d {ours} {state}) >&2; exit 3"
     ended = instead(monkeypatch, tmp_path, look)
     ward = Ward(tmp_path)
