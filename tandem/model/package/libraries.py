@@ -19,15 +19,27 @@ def check_libraries(manifest: Manifest, lock: Mapping[str, str] | None = None) -
     `lock` maps library to version as the application has them locked; without it, what is installed
     here counts. A package that is answered by ONNX needs neither.
     """
-    for library in runtime_of(manifest.runtime).SAME_VERSION:
-        made = manifest.libraries.get(library)
-        ours = lock.get(library) if lock is not None else _installed(library)
+    runtime = runtime_of(manifest.runtime)
+    if runtime.NEEDED and not any(_ours(library, lock) for library in runtime.NEEDED):
+        raise PackageError(
+            f"{runtime.FILE}: needs {' or '.join(runtime.NEEDED)}, which the application does not "
+            "have: add it to its requirements"
+        )
+    exact = runtime.SAME_VERSION
+    if not exact and runtime.NEEDED and any(file.path == SKOPS for file in manifest.files):
+        exact = ("scikit-learn", "skops")  # of the steps before it
+    for library in exact:
+        made, ours = manifest.libraries.get(library), _ours(library, lock)
         if made != ours:
             raise PackageError(
                 f"{SKOPS}: made with {library} {made or 'of an unknown version'}, the application "
                 f"is locked to {library} {ours or '(none)'}: train again with "
                 f"{ours or 'a locked version'}, or change the lock"
             )
+
+
+def _ours(library: str, lock: Mapping[str, str] | None) -> str | None:
+    return lock.get(library) if lock is not None else _installed(library)
 
 
 def locked_versions(requirements: str) -> dict[str, str]:

@@ -48,6 +48,15 @@ def check_answers(manifest: Manifest, answers: NDArray[Any], rows: int) -> None:
             raise PackageError("probabilities are not between 0 and 1, or do not sum to 1")
 
 
+def scale(manifest: Manifest, answers: NDArray[Any]) -> Any:
+    """What a difference of answers is measured against: 1 for probabilities, else their size."""
+    return (
+        1.0
+        if manifest.task == "classification"
+        else np.maximum(np.abs(answers), np.abs(answers).mean() + 1e-12)
+    )
+
+
 def now() -> str:
     """The time as RFC 3339 in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -16,8 +16,6 @@ from tandem.errors import PackageError, one_line
 from tandem.model.package import (
     GOLDEN,
     MANIFEST,
-    ONNX,
-    SKOPS,
     Evaluation,
     Manifest,
     Package,
@@ -29,6 +27,7 @@ from tandem.model.package import (
     read,
     refuse_pickle,
 )
+from tandem.model.package.runtimes import runtime_of
 from tandem.model.writing.draft import Draft
 from tandem.model.writing.from_estimator import draft_of_estimator
 from tandem.model.writing.from_onnx import draft_of_onnx
@@ -57,6 +56,7 @@ def write(
     evaluation: Evaluation | None = None,
     feature_names: Sequence[str] | None = None,
     onnx: bool = True,
+    trust: Sequence[str] = (),
 ) -> Package:
     """Make the package of a fitted estimator, or of an ONNX or skops file (its path), in `folder`.
 
@@ -79,7 +79,7 @@ def write(
             draft = draft_of_onnx(staging, estimator, name, sample, labels, task, feature_names)
         else:
             draft = draft_of_estimator(
-                staging, estimator, name, sample, labels, task, feature_names, onnx
+                staging, estimator, name, sample, labels, task, feature_names, onnx, tuple(trust)
             )
         manifest = _complete(staging, draft, training, held_out, evaluation)
         manifest = msgspec.structs.replace(
@@ -136,7 +136,9 @@ def _complete(
     if held_out is not None:
         evaluation = keep_held_out(folder, manifest, held_out, evaluation or Evaluation())
     rows = draft.rows if training is None else table_of(training, feature_names_of(manifest))[2]
-    present = [path for path in (ONNX, SKOPS, GOLDEN) if (folder / path).exists()]
+    present = [
+        path for path in (*runtime_of(manifest.runtime).FILES, GOLDEN) if (folder / path).exists()
+    ]
     return msgspec.structs.replace(
         manifest,
         statistics=statistics_of(manifest, rows, draft),

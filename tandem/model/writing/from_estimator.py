@@ -21,6 +21,7 @@ from tandem.model.package import (
 )
 from tandem.model.package.fitted import check_fitted
 from tandem.model.writing.draft import CHECKED_ROWS, TOLERANCE, Draft, check_answers, now
+from tandem.model.writing.native_export import export, native_of
 from tandem.model.writing.onnx_export import convert
 from tandem.model.writing.portable import parts, portable
 from tandem.model.writing.sample import table_of
@@ -36,6 +37,7 @@ def draft_of_estimator(
     task: Task | None,
     feature_names: Sequence[str] | None,
     onnx: bool,
+    trust: tuple[str, ...],
 ) -> Draft:
     """The package's draft, its files written to `folder`; raises `PackageError`."""
     if sample is None:
@@ -67,15 +69,28 @@ def draft_of_estimator(
         files=[],
     )
     rows = rows[:CHECKED_ROWS]
+    native = native_of(estimator)
+    # Trees take numbers of one kind; the steps before them take whatever they were fitted on.
+    plain = native is not None and native[1] is None and rows.dtype.kind == "O"
+    texts = [feature.name for feature in features if feature.dtype == "str"]
+    if plain and texts:
+        raise PackageError(
+            f"{type(estimator).__name__}: takes texts ({', '.join(texts[:3])}) as categories, which "
+            "are not supported; encode them in a Pipeline, as with OrdinalEncoder, and fit again"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            answers = estimator_answers(estimator, manifest, rows)
+            asked = rows.astype(np.float64) if plain else rows
+            answers = estimator_answers(estimator, manifest, asked)
     except Exception as problem:  # noqa: BLE001 - whatever an estimator raises on its own sample
         raise PackageError(
             f"the estimator does not answer its sample: {one_line(problem)}"
         ) from None
     check_answers(manifest, answers, len(rows))
+    if native is not None:
+        manifest = export(folder, native, manifest, rows, answers, trust)
+        return Draft(manifest, rows, answers, 2 * TOLERANCE)
     check_fitted(estimator, SKOPS)
     for part in parts(estimator):
         # Asked, a vectorizer notes where in memory its stop words are.

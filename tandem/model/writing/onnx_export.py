@@ -14,7 +14,7 @@ from tandem.model.package import (
     Manifest,
     OnnxPredictor,
 )
-from tandem.model.writing.draft import TOLERANCE
+from tandem.model.writing.draft import TOLERANCE, scale
 
 
 def convert(
@@ -35,18 +35,10 @@ def convert(
         return f"the ONNX form does not run: {one_line(problem)}"
     if got.shape != answers.shape:
         return f"the ONNX form answers {list(got.shape)}, scikit-learn {list(answers.shape)}"
-    worst = float(np.max(np.abs(got - answers) / _scale(manifest, answers), initial=0.0))
+    worst = float(np.max(np.abs(got - answers) / scale(manifest, answers), initial=0.0))
     if not worst <= TOLERANCE:
         return f"the ONNX form's answers differ by up to {worst:.2g}, more than {TOLERANCE:g}"
     return ""
-
-
-def _scale(manifest: Manifest, answers: NDArray[Any]) -> Any:
-    return (
-        1.0
-        if manifest.task == "classification"
-        else np.maximum(np.abs(answers), np.abs(answers).mean() + 1e-12)
-    )
 
 
 def _to_onnx(estimator: Any, manifest: Manifest, rows: NDArray[Any]) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tandem.errors import PackageError
 from tandem.model.package.format import Manifest
-from tandem.model.package.runtimes import onnx, sklearn
+from tandem.model.package.runtimes import lightgbm, onnx, sklearn, xgboost
 
 
 class Predictor(Protocol):
@@ -38,7 +38,7 @@ class Runtime(Protocol):
     SAME_VERSION: tuple[str, ...]
     """Libraries that must have the version the package was made with."""
     NEEDED: tuple[str, ...]
-    """Libraries of which any version will do."""
+    """Distributions, one of which has to be there in any version; none where all have it."""
 
     def open_model(
         self, folder: Path, manifest: Manifest, *, trusted: Iterable[str], threads: int
@@ -46,7 +46,19 @@ class Runtime(Protocol):
         """What answers with the model in `folder`; raises `PackageError`."""
 
 
-RUNTIMES: Mapping[str, Runtime] = {runtime.NAME: runtime for runtime in (onnx, sklearn)}
+class NativeRuntime(Runtime, Protocol):
+    """One with a format of its own that its library writes, for the last step of a pipeline."""
+
+    def handles(self, estimator: Any) -> bool:
+        """Whether the estimator is of this library."""
+
+    def save(self, estimator: Any, folder: Path) -> None:
+        """Write `FILE` to `folder`; raises `PackageError`."""
+
+
+NATIVE: tuple[NativeRuntime, ...] = (xgboost, lightgbm)
+_ALL: tuple[Runtime, ...] = (onnx, sklearn, *NATIVE)
+RUNTIMES: Mapping[str, Runtime] = {runtime.NAME: runtime for runtime in _ALL}
 
 
 def runtime_of(name: str) -> Runtime:

@@ -19,8 +19,8 @@ from tandem.model.package.runtimes.answers import flat, softmax
 NAME = "onnx"
 FILE = ONNX
 FILES: Mapping[str, int] = {ONNX: MAX_ONNX, SKOPS: MAX_MODEL}
-SAME_VERSION = ()
-NEEDED = ()
+SAME_VERSION: tuple[str, ...] = ()
+NEEDED: tuple[str, ...] = ()
 
 
 def open_model(

@@ -16,8 +16,8 @@ from tandem.model.package.skops_file import load_skops
 NAME = "sklearn"
 FILE = SKOPS
 FILES: Mapping[str, int] = {SKOPS: MAX_MODEL, ONNX: MAX_ONNX}
-SAME_VERSION = ("scikit-learn", "skops")
-NEEDED = ()
+SAME_VERSION: tuple[str, ...] = ("scikit-learn", "skops")
+NEEDED: tuple[str, ...] = ()
 
 
 def open_model(
