@@ -10,7 +10,7 @@ APPS = (
     App(
         name="digits",
         description="Reads handwritten digits; the example.",
-        gate=AcceptanceRule(metric="accuracy", floor=0.95, held_out=digits.HELD_OUT),
+        gate=AcceptanceRule(metric="accuracy", floor=0.95, held_out=str(digits.HELD_OUT)),
         training=digits.TrainConfig,
         train=digits.train,
         owners=("team:data-science",),

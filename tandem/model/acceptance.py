@@ -8,6 +8,7 @@ rule.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tandem.errors import Conflict, NotFound, PackageError
 from tandem.model.interface import mismatch
 from tandem.model.judge import examine_version
 from tandem.model.judge_job import Check
+from tandem.model.kept_criteria import keep
 from tandem.model.metrics import Measured, check_metric
 from tandem.model.repository import Repository, Version
 from tandem.model.rules import Criteria
@@ -26,7 +28,10 @@ CHECKS = ("good_enough", "loads_safely", "answers_match", "same_interface")
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the version was accepted, by which checks, or by whom in spite of `good_enough`."""
+    """Whether the version was accepted, by which checks, or by whom in spite of `good_enough`.
+
+    Without any checks it is a person's word that was given before anybody judged it.
+    """
 
     version: int
     digest: str
@@ -44,6 +49,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     def reason(self) -> str:
         """Why it was refused, or accepted in spite of a check."""
         failed = [check for check in self.checks if not check.passed]
+        if self.overruled_by and not self.checks:
+            return f"accepted by {self.overruled_by} if it is safe: {self.overruled_reason}"
         if self.overruled_by and self.accepted:
             return f"accepted by {self.overruled_by}: {self.overruled_reason}"
         if self.overruled_by:
@@ -63,12 +70,14 @@ def judge(
     version = repository.version(number)
     if not again and (standing := standing_verdict(repository, version, criteria)):
         return standing
-    check_metric(criteria.rule.metric)
+    check_metric(criteria.rule.metric_of(version.manifest.task))
     key = _key(repository, number)
-    try:
-        _, etag = repository.store.read(key)
-    except NotFound:
-        etag = None
+    ahead, etag = None, None
+    with contextlib.suppress(NotFound):
+        data, etag = repository.store.read(key)
+        before = _decode(data, key)
+        ahead = before if not before.checks else None
+    keep(repository, criteria)
     found = examine_version(repository, version, criteria, cache)
     result = Verdict(
         version=number,
@@ -80,7 +89,16 @@ def judge(
         measured=found.measured,
         rule=criteria.digest(version.manifest),
     )
-    result = msgspec.structs.replace(result, accepted=all(check.passed for check in result.checks))
+    failed = {check.name for check in result.checks if not check.passed}
+    result = msgspec.structs.replace(result, accepted=not failed)
+    if ahead is not None and "good_enough" in failed:
+        # A person took that upon themselves before anybody had judged it.
+        result = msgspec.structs.replace(
+            result,
+            accepted=failed == {"good_enough"},
+            overruled_by=ahead.overruled_by,
+            overruled_reason=ahead.overruled_reason,
+        )
     try:
         if etag is None:
             repository.store.put(key, msgspec.json.encode(result), if_absent=True)
@@ -101,7 +119,7 @@ def standing_verdict(
     takes no opening of the model, and the commit beside it may be another one.
     """
     found = verdict(repository, version.number)
-    if found is None:
+    if found is None or not found.checks:
         return None
     live = criteria.champion is not None and version.number <= criteria.champion
     if not (live or found.overruled_by or found.rule == criteria.digest(version.manifest)):
@@ -148,10 +166,11 @@ def verdict(repository: Repository, number: int) -> Verdict | None:
 
 
 def overrule(repository: Repository, number: int, *, by: str, reason: str) -> Verdict:
-    """Accept a version that was not good enough; `by` and `reason` stay in its verdict.
+    """Accept a version that is not good enough; `by` and `reason` stay in its verdict.
 
-    Raises `PackageError` when it was not judged, was accepted anyway, or was refused for its safety
-    or its answers: nobody can overrule those.
+    One that was not judged yet is accepted if it then turns out to be safe. Raises `PackageError`
+    when it was accepted anyway, or was refused for its safety or its answers: nobody can overrule
+    those.
     """
     if not by.strip() or not reason.strip():
         raise PackageError("overruling a verdict takes a name and a reason")
@@ -159,8 +178,20 @@ def overrule(repository: Repository, number: int, *, by: str, reason: str) -> Ve
     try:
         data, etag = repository.store.read(key)
     except NotFound:
-        raise PackageError(f"v{number} of {repository.name} was not judged yet") from None
+        ahead = Verdict(
+            version=number,
+            digest=repository.version(number).digest,
+            accepted=False,
+            checks=[],
+            judged_at=_now(),
+            overruled_by=by.strip(),
+            overruled_reason=reason.strip(),
+        )
+        repository.store.put(key, msgspec.json.encode(ahead), if_absent=True)
+        return ahead
     before = _decode(data, key)
+    if not before.checks:
+        raise PackageError(f"v{number} of {repository.name}: {before.reason}")
     if before.accepted:
         raise PackageError(f"v{number} of {repository.name} is accepted already")
     failed = [check for check in before.checks if not check.passed]

@@ -23,12 +23,18 @@ class Candidate:
     """A package with its predictors opened."""
 
     def __init__(
-        self, package: Package, lock: Mapping[str, str] | None, *, twice: bool = True
+        self,
+        package: Package,
+        lock: Mapping[str, str] | None,
+        *,
+        trust: Sequence[str] = (),
+        twice: bool = True,
     ) -> None:
         self.package = package
         self.manifest: Manifest = package.manifest
         packages.check_libraries(self.manifest, lock)
-        self.predictor = packages.open_predictor(package)
+        trusted = packages.TRUSTED.union(trust)
+        self.predictor = packages.open_predictor(package, trusted=trusted)
         self.other = None
         self.why_no_other = ""
         if twice and self.predictor.runtime == "onnx" and package.has(packages.SKOPS):
@@ -38,7 +44,7 @@ class Candidate:
             except PackageError as problem:
                 self.why_no_other = str(problem)
             else:
-                self.other = packages.open_predictor(package, runtime="sklearn")
+                self.other = packages.open_predictor(package, runtime="sklearn", trusted=trusted)
 
     def answers(self, rows: NDArray[Any]) -> NDArray[Any]:
         return checked(self.manifest, self.predictor.predict(rows), len(rows))

@@ -23,7 +23,7 @@ from tandem.model.metrics import (
 def examine(job: Job) -> Found:
     """The checks on the packages in the job's folders, and what the candidate can do."""
     try:
-        candidate = Candidate(packages.read(job.candidate), job.lock)
+        candidate = Candidate(packages.read(job.candidate), job.lock, trust=job.trust)
         golden = candidate.package.golden()
         rows = packages.as_array(candidate.manifest, golden.inputs)
         loads = candidate.loads(rows)
@@ -32,7 +32,7 @@ def examine(job: Job) -> Found:
     champion, why_alone = None, ""
     if job.champion is not None:
         try:
-            champion = Candidate(packages.read(job.champion), None, twice=False)
+            champion = Candidate(packages.read(job.champion), None, trust=job.trust, twice=False)
         except TandemError as problem:
             why_alone = f"the champion v{job.champion_number} cannot be asked: {problem}"
     elif job.champion_number is not None and job.champion_number != job.number:

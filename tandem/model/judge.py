@@ -6,21 +6,18 @@ import atexit
 import logging
 import os
 import queue
-import signal
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from tandem import sandbox
 from tandem.errors import NotFound, PackageError, SandboxError
 from tandem.model.judge_job import MACHINERY, READY, Found, Job, refused
-from tandem.model.package import Package
+from tandem.model.judge_start import Ended, start
+from tandem.model.package import HeldOut, Package
 from tandem.model.repository import Repository, Version
 from tandem.model.rules import Criteria
-from tandem.util.folders import scratch
 
 log = logging.getLogger("tandem.model.judge")
 
@@ -31,6 +28,9 @@ WAIT = 20.0
 """How much longer, by the clock, a busy machine may take for that."""
 MEMORY = 4 * 2**30
 """Bytes, beside eight times the package's own size."""
+# Linux's numbers, as not every system has these signals.
+_FROM_OUTSIDE = (-9, -15, -2)
+_OUT_OF_TIME = -24
 
 
 def examine_version(
@@ -40,33 +40,52 @@ def examine_version(
     held_out = criteria.rule.read_held_out()
     try:
         package = _fetched(repository, version.number, cache)
+    except PackageError as problem:
+        return refused(str(problem))
+    return examine_package(repository, package, version.number, criteria, cache, held_out)
+
+
+def examine_package(
+    repository: Repository,
+    package: Package,
+    number: int,
+    criteria: Criteria,
+    cache: Path,
+    held_out: HeldOut | None = None,
+) -> Found:
+    """Have version `number` examined, whose files are here already; raises as `run_job` does.
+
+    `held_out` are the application's own rows.
+    """
+    try:
         asked = len(package.golden().inputs)
         own = package.held_out()
     except PackageError as problem:
         return refused(str(problem))
     live = None
-    if criteria.champion is not None and criteria.champion != version.number:
+    if criteria.champion is not None and criteria.champion != number:
         try:
             live = _fetched(repository, criteria.champion, cache)
         except (PackageError, NotFound):
             live = None
-    rows = [held_out, own, live.held_out() if live else None]
-    asked += max(len(one.rows) if one else 0 for one in rows)
+    measured_on = [held_out, own, live.held_out() if live else None]
+    asked += max(len(rows.rows) if rows else 0 for rows in measured_on)
     job = Job(
         candidate=str(package.folder.resolve()),
-        number=version.number,
+        number=number,
         champion=str(live.folder.resolve()) if live else None,
         champion_number=criteria.champion,
-        metric=criteria.rule.metric,
+        metric=criteria.rule.metric_of(package.manifest.task),
         floor=criteria.rule.floor,
         margin=criteria.rule.margin,
         least_rows=criteria.rule.least_rows,
         tolerance=criteria.rule.tolerance,
         lock=dict(criteria.lock) if criteria.lock is not None else None,
         held_out=held_out,
+        trust=sorted(criteria.trust),
         seconds=int(SECONDS + SECONDS_A_ROW * asked),
     )
-    return run_job(job, package.size, cache)
+    return run_job(job, package.size, cache, modules=criteria.modules)
 
 
 def _fetched(repository: Repository, number: int, cache: Path) -> Package:
@@ -77,62 +96,36 @@ def _fetched(repository: Repository, number: int, cache: Path) -> Package:
     return package
 
 
-def run_job(job: Job, size: int, cache: Path) -> Found:
+def run_job(job: Job, size: int, cache: Path, *, modules: Sequence[Path] = ()) -> Found:
     """What the judge says of the job, of packages below `cache`.
 
     Raises `SandboxError` when it could not say anything.
     """
     done = None
-    if ahead := _ahead.pop(cache, None):
+    # One that was started ahead knows nothing of the application's own modules.
+    if not modules and (ahead := _ahead.pop(cache, None)):
         done = ahead.judge(job, size)
     if done is None or not done.stdout.startswith(READY):
         shown = [Path(one) for one in (job.candidate, job.champion) if one]
-        done = _judging(
+        done = start(
             msgspec.json.encode(job),
             shown,
             seconds=WAIT * job.seconds,
             memory=MEMORY + 8 * size,
+            modules=modules,
         )
     return _said(job, done)
 
 
-def _judging(
-    stdin: bytes | Callable[[], bytes],
-    shown: list[Path],
-    *,
-    seconds: float,
-    memory: int,
-    option: str = "",
-) -> sandbox.Finished:
-    ours = Path(__file__).parents[1]
-    libraries = [Path(sys.prefix), *map(Path, _site()), ours]
-    with scratch("judge") as folder:
-        return sandbox.run(
-            [sys.executable, "-m", "tandem.model.judge_process", *([option] if option else [])],
-            folder=folder,
-            readable=[*libraries, *shown],
-            env={
-                "PATH": os.defpath,
-                "PYTHONPATH": os.pathsep.join([str(ours.parent), *_site()]),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "OPENBLAS_NUM_THREADS": "2",
-                "OMP_NUM_THREADS": "2",
-            },
-            limits=sandbox.Limits(seconds=seconds, memory=memory, output=64 * 2**20),
-            stdin=stdin,
-        )
-
-
-def _said(job: Job, done: sandbox.Finished) -> Found:
+def _said(job: Job, done: Ended) -> Found:
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    last = sandbox.redact(lines[-1][:200]) if lines else ""
-    outside = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
-    if not done.stdout.startswith(READY) or done.code == MACHINERY or done.code in outside:
+    last = lines[-1][:200] if lines else ""
+    if not done.stdout.startswith(READY) or done.code == MACHINERY or done.code in _FROM_OUTSIDE:
         how = done.stopped or f"exit code {done.code}"
         raise SandboxError(
             f"v{job.number} could not be judged: the judge ended before its time ({how}): {last}"
         )
-    if done.code == -signal.SIGXCPU:
+    if done.code == _OUT_OF_TIME:
         return refused(f"takes more than {job.seconds} s of computing to be asked")
     if done.stopped:
         return refused(f"was stopped: it {done.stopped}")
@@ -154,14 +147,14 @@ class _Ahead:
 
     def __init__(self, cache: Path) -> None:
         self._told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[sandbox.Finished | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._shown = cache / "judged"
         self._shown.mkdir(parents=True, exist_ok=True)
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         try:
-            done = _judging(
+            done = start(
                 self._told.get, [self._shown], seconds=AHEAD, memory=MEMORY, option="--ahead"
             )
         except (SandboxError, OSError) as problem:
@@ -170,7 +163,7 @@ class _Ahead:
         else:
             self._done.put(done)
 
-    def judge(self, job: Job, size: int) -> sandbox.Finished | None:
+    def judge(self, job: Job, size: int) -> Ended | None:
         """How it ended over the job; None where this is not the one for it."""
         if size > _SMALL:
             self.end()
@@ -202,8 +195,3 @@ def end_ahead() -> None:
 
 
 atexit.register(end_ahead)
-
-
-def _site() -> list[str]:
-    # Where this process found its libraries, in case it was not through its interpreter alone.
-    return [path for path in sys.path if path.endswith("site-packages")]

@@ -41,6 +41,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     lock: dict[str, str] | None
     held_out: HeldOut | None = None
     """The application's own held-out rows."""
+    trust: list[str] = []
+    """The application's own types."""
     seconds: int = 0
     """Of computing, from when all is imported."""
 

@@ -29,9 +29,6 @@ _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.EN
 
 def main() -> None:
     """Judge the job on standard input, and say what was found on standard output."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.meta_path.insert(0, _NoPandas())
     if "--ahead" in sys.argv:
         _import_runtimes(None)
@@ -40,9 +37,7 @@ def main() -> None:
         return  # nothing is to be judged
     job = msgspec.json.decode(told, type=Job)
     _import_runtimes(job)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    end = math.ceil(used.ru_utime + used.ru_stime) + job.seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (end, end + 5))
+    _limit(job.seconds)
     # What a library prints must not get between the checks.
     answer = os.dup(1)
     os.dup2(2, 1)
@@ -56,6 +51,18 @@ def main() -> None:
         sys.exit(MACHINERY)
     with open(answer, "wb") as stream:  # noqa: PTH123 - a descriptor
         stream.write(msgspec.json.encode(found))
+
+
+def _limit(seconds: int) -> None:
+    """Computing time from now on, and no file of its memory when it crashes; on POSIX systems."""
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    end = math.ceil(used.ru_utime + used.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (end, end + 5))
 
 
 class _NoPandas(importlib.abc.MetaPathFinder):

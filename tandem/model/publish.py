@@ -1,8 +1,9 @@
-"""The front door for notebooks: publish a fitted model as the next version, with a progress bar."""
+"""The notebook's front door: publish a fitted model, and hear at once what the release will say."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,20 @@ from typing import Any
 
 from tandem.model import package as packages
 from tandem.model import writing
+from tandem.model.outcome import Outcome, outcome_of
 from tandem.model.package import Picture
 from tandem.model.repository import Repository, Version
 from tandem.storage import Progress, Store, open_store
+
+
+class Published(Version, frozen=True, kw_only=True):
+    """The version, and what the release's checks said of it."""
+
+    outcome: Outcome | None = None
+
+    def __repr__(self) -> str:
+        # What a notebook shows of `publish(…)`.
+        return super().__repr__() + (f" {self.outcome.state}" if self.outcome else "")
 
 
 def publish(
@@ -34,14 +46,19 @@ def publish(
     publisher: str = "",
     store: str | Store | None = None,
     progress: Progress | bool = True,
-) -> Version:
-    """Publish a fitted estimator (or an ONNX file, or a package folder, by its path) as the next
-    version.
+    check: bool = True,
+    trust: Sequence[str] = (),
+) -> Published:
+    """Publish a fitted estimator as the next version, and check it as the release will.
 
-    `sample`: some rows like those to be asked; `held_out`: (rows, truth) that training never saw,
-    with which a gate compares the model with the live one. `store` is a URL or a store (default:
-    the environment's TANDEM_STORE). Publishing the same again uploads nothing and returns the same
-    version.
+    `estimator` may be the path of an ONNX file or of a package's folder, too. `sample`: some rows
+    like those to be asked; `held_out`: (rows, truth) that training never saw, on which it is
+    measured and compared with the live one. `store` is a URL or a store (default: the environment's
+    TANDEM_STORE). Publishing the same again uploads nothing and returns the same version.
+
+    With `check` the outcome (accepted, refused or missing, with the remedy) is in the result, and
+    on standard error unless `progress` is False. `trust`: full names of your own classes in the
+    model, which the application must trust too. Raises `PackageError` and `StorageError`.
     """
     if store is None or isinstance(store, str):
         store = open_store(
@@ -70,10 +87,23 @@ def publish(
                 training_commit=training_commit,
                 data_digest=data_digest,
                 publisher=who,
+                trust=trust,
             )
         with progress_bar(package.size, f"{name} → {store.url}", progress) as moved:
             version, _ = repository.publish(package, publisher=who, progress=moved)
-    return version
+        outcome = outcome_of(repository, package, version, trust=tuple(trust)) if check else None
+    published = Published(
+        number=version.number,
+        digest=version.digest,
+        created=version.created,
+        publisher=version.publisher,
+        manifest=version.manifest,
+        outcome=outcome,
+    )
+    if outcome is not None and progress:
+        for line in (f"{name} v{version.number} {outcome.lines()[0]}", *outcome.lines()[1:]):
+            print(line, file=sys.stderr)
+    return published
 
 
 @contextmanager

@@ -13,7 +13,6 @@ only the newest can be missing from the index, even after a crash.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import secrets
 import shutil
 import tempfile
@@ -297,6 +296,8 @@ class Repository:
 @contextmanager
 def _only_one(into: Path) -> Iterator[None]:
     """Two fetches into one folder take turns; the second finds it there."""
+    import fcntl  # publishing needs no lock, and Windows has none of this kind
+
     with (into.parent / f".{into.name}.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

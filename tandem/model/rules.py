@@ -23,7 +23,8 @@ class AcceptanceRule(msgspec.Struct, frozen=True, kw_only=True):
     `rows` and `truth`; without one the live version's rows count, without those the publisher's.
     """
 
-    metric: str = "accuracy"
+    metric: str = ""
+    """Accuracy where none is named, and r2 for a regression."""
     floor: float = 0.0
     margin: float = 0.02
     least_rows: int = 30
@@ -31,7 +32,12 @@ class AcceptanceRule(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float = 0.001
     """How far the recorded answers may differ from those given, whatever the package says: a
     probability, or a share of the largest value."""
-    held_out: str | Path = ""
+    held_out: str = ""
+    """The path of that file."""
+
+    def metric_of(self, task: str) -> str:
+        """The metric that a model of that task is measured by."""
+        return self.metric or ("accuracy" if task == "classification" else "r2")
 
     def read_held_out(self) -> HeldOut | None:
         """The application's own rows. Raises `SettingError`."""
@@ -81,6 +87,10 @@ class Criteria(msgspec.Struct, frozen=True, kw_only=True):
     """Versions of the libraries that the model would be served with, where they are known."""
     champion: int | None = None
     """The live version."""
+    trust: tuple[str, ...] = ()
+    """Types of its own that the application allows in a model, by their full names."""
+    modules: tuple[Path, ...] = ()
+    """Folders in which the modules of these types are found."""
 
     def digest(self, manifest: Manifest) -> str:
         """Names all that decides a verdict on a package but what is live."""
@@ -90,6 +100,8 @@ class Criteria(msgspec.Struct, frozen=True, kw_only=True):
             rule,
             self.rule.held_out_digest(),
             {name: (self.lock or {}).get(name) for name in needed} if self.lock else {},
+            # Left out where there are none: what was judged before there were any still stands.
+            *([sorted(self.trust)] if self.trust else []),
         ]
         encoded = msgspec.json.encode(told, order="deterministic")
         return hashlib.sha256(encoded).hexdigest()[:16]

@@ -5,7 +5,6 @@ fsync.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import time
@@ -146,6 +145,8 @@ class FolderStore:
         """
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
+        import fcntl  # creating needs no lock, and Windows has none of this kind
+
         with (folder / f"{zlib.crc32(key.encode()) % 64:02}").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield

@@ -168,6 +168,7 @@ class Tiny:
             publisher=publisher,
             store=self.project.store,
             progress=False,
+            check=False,
             **given,
         )
 

@@ -81,6 +81,8 @@ class Ward:
         )
 
     def rule(self, **details: Any) -> Criteria:
+        if "held_out" in details:
+            details["held_out"] = str(details["held_out"])
         of_rule = {k: details.pop(k) for k in ("champion", "takes", "lock") if k in details}
         return Criteria(rule=AcceptanceRule(**{"floor": 0.9, "least_rows": 3} | details), **of_rule)
 
@@ -88,7 +90,7 @@ class Ward:
 @pytest.fixture
 def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ward:
     # In this process: what the other process is for has tests of its own.
-    monkeypatch.setattr(judge_parent, "run_job", lambda job, *_: examine(job))
+    monkeypatch.setattr(judge_parent, "run_job", lambda job, *_, **__: examine(job))
     return Ward(tmp_path)
 
 
@@ -392,13 +394,33 @@ def test_a_person_overrules_with_a_name_and_a_reason_that_stay(ward: Ward) -> No
 
 def test_overruling_takes_a_name_a_reason_and_a_refusal(ward: Ward) -> None:
     number = ward.publish(0.95)
-    with pytest.raises(PackageError, match="not judged yet"):
-        overrule(ward.repository, number, by="Ann", reason="why not")
+    with pytest.raises(NotFound):
+        overrule(ward.repository, number + 1, by="Ann", reason="why not")
     ward.judge(number)
     with pytest.raises(PackageError, match="accepted already"):
         overrule(ward.repository, number, by="Ann", reason="why not")
     with pytest.raises(PackageError, match="a name and a reason"):
         overrule(ward.repository, number, by=" ", reason="x")
+
+
+def test_a_person_may_accept_what_nobody_has_judged_yet(ward: Ward) -> None:
+    number = ward.publish(0.95, held_out=None)
+    said = overrule(ward.repository, number, by="Ann", reason="measured in the field")
+    assert not said.accepted
+    assert said.reason == "accepted by Ann if it is safe: measured in the field"
+    with pytest.raises(PackageError, match="accepted by Ann"):
+        overrule(ward.repository, number, by="Bob", reason="me too")
+    version = ward.repository.version(number)
+    assert standing_verdict(ward.repository, version, ward.rule()) is None
+    result = ward.judge(number)
+    assert result.accepted
+    assert result.overruled_by == "Ann"
+
+
+def test_a_word_given_before_judging_makes_nothing_unsafe_acceptable(ward: Ward) -> None:
+    number = forged(ward, lambda made: (made.folder / "model.skops").write_bytes(b"PK"))
+    overrule(ward.repository, number, by="Ann", reason="trust me")
+    assert not ward.judge(number).accepted
 
 
 # --- packages that do not load, or lie
@@ -519,7 +541,7 @@ def test_judging_in_another_process_gives_the_same_verdict(
     ward = Ward(tmp_path)
     number = ward.publish(0.95)
     alone = ward.judge(number)
-    monkeypatch.setattr(judge_parent, "run_job", lambda job, *_: examine(job))
+    monkeypatch.setattr(judge_parent, "run_job", lambda job, *_, **__: examine(job))
     assert alone.accepted, alone.reason
     assert ward.judge(number, again=True).checks == alone.checks
 
@@ -558,7 +580,7 @@ def instead(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> list[
         ended.append(real(["/bin/sh", str(program)], **given))
         return ended[-1]
 
-    monkeypatch.setattr(judge_parent.sandbox, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     return ended
 
 

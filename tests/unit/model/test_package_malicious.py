@@ -499,7 +499,7 @@ def test_a_link_to_a_file_elsewhere_is_refused(made: Package, tmp_path: Path) ->
         ({"labels": ["0"]}, "1 labels"),
         ({"labels": ["0", "0"]}, "twice"),
         ({"format": 99}, "format 99"),
-        ({"runtime": "pickle"}, "Invalid enum value 'pickle'"),
+        ({"runtime": "pickle"}, "runtime 'pickle': not known"),
         ({"name": "../../x"}, "model name"),
         ({"files": []}, "missing from the manifest"),
     ],
