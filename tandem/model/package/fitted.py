@@ -17,6 +17,7 @@ from tandem.errors import PackageError, one_line
 from tandem.model.package.fitted_types import CHECKS, UNFITTED, Unfit, need, type_names
 
 _PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+_CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, np.ufunc)
 
 
 def check_fitted(estimator: Any, name: str) -> None:
@@ -53,7 +54,8 @@ def _values(root: Any) -> Iterator[tuple[Any, str, Any]]:
             inside = value
         # A vocabulary has millions of these.
         waiting.extend((owner, key, item) for item in inside if type(item) not in _PLAIN)
-        if type(value).__module__.startswith("sklearn.") and hasattr(value, "__dict__"):
+        if hasattr(value, "__dict__") and not isinstance(value, _CODE):
+            # Also into a class of the application's own: it may hold what scikit-learn's do.
             waiting.extend((value, name, item) for name, item in vars(value).items())
 
 

@@ -70,6 +70,8 @@ class Feature(msgspec.Struct, frozen=True):
     name: str
     dtype: str
     shape: list[int] = []
+    missing: Literal["nan"] | msgspec.UnsetType = msgspec.UNSET
+    """What a text that is missing (`null`) was in training: NaN; None where nothing is said."""
 
 
 class File(msgspec.Struct, frozen=True):

@@ -61,7 +61,9 @@ def _jsonable(value: Any) -> Any:
 
 def _value(feature: Feature, value: Any) -> Any:
     if feature.dtype == "str":
-        if value is None or isinstance(value, str):
+        if value is None:
+            return math.nan if feature.missing == "nan" else None
+        if isinstance(value, str):
             return value
         raise TypeError(f"{feature.name} is {value!r}, want a text")
     if isinstance(value, str) or (value is None and not feature.dtype.startswith("float")):

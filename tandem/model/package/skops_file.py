@@ -108,14 +108,11 @@ def load_skops(path: Path, trusted: Iterable[str] = TRUSTED) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             estimator = skops.io.load(path, trusted=sorted(trusted))
-    except UntrustedTypesFoundException as problem:
-        names = (
-            sorted(set(problem.untrusted_types_found))
-            if hasattr(problem, "untrusted_types_found")
-            else one_line(problem)
-        )
+    except UntrustedTypesFoundException:
+        names = ", ".join(sorted({*skops.io.get_untrusted_types(file=path)}.difference(trusted)))
         raise PackageError(
-            f"{path.name}: holds what this application does not trust: {names}"
+            f"{path.name}: holds what this application does not trust: {names}; add them to trust "
+            "in [tool.tandem.app], with their modules in its image"
         ) from None
     except Exception as problem:  # noqa: BLE001 - a crafted file may fail anywhere in there; it is refused all the same
         raise PackageError(f"{path.name}: cannot be loaded: {one_line(problem)}") from None

@@ -47,6 +47,7 @@ def draft_of_estimator(
     layout, features, rows = table_of(sample, feature_names)
     task = task or _task_of(estimator)
     classes = _classes(estimator, labels) if task == "classification" else []
+    _check_modules(estimator)
     estimator = portable(estimator)
     kind: Literal["predict_proba", "decision_function", "none"] = "none"
     if task == "classification":
@@ -75,8 +76,8 @@ def draft_of_estimator(
     texts = [feature.name for feature in features if feature.dtype == "str"]
     if plain and texts:
         raise PackageError(
-            f"{type(estimator).__name__}: takes texts ({', '.join(texts[:3])}) as categories, which "
-            "are not supported; encode them in a Pipeline, as with OrdinalEncoder, and fit again"
+            f"{type(estimator).__name__}: takes texts ({', '.join(texts[:3])}) as categories, "
+            "which is not supported; encode them in a Pipeline (OrdinalEncoder, say) and fit again"
         )
     try:
         with warnings.catch_warnings():
@@ -111,6 +112,16 @@ def draft_of_estimator(
         if reason:
             (folder / ONNX).unlink(missing_ok=True)
     return Draft(manifest, rows, answers, 2 * TOLERANCE)
+
+
+def _check_modules(estimator: Any) -> None:
+    """Refuse classes that no other process can import; raises `PackageError`."""
+    for part in parts(estimator):
+        if type(part).__module__ == "__main__":
+            raise PackageError(
+                f"{type(part).__name__}: defined in this notebook or script; move it to a module "
+                "of the application's repository, import it from there, and fit again"
+            )
 
 
 def _task_of(estimator: Any) -> Task:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,15 +32,53 @@ def table_of(
         return _table_of_array(sample, names)
     if not columns or len({len(column) for column in columns.values()}) != 1:
         raise PackageError("sample: columns are missing, or not of one length")
+    # In a data frame NaN is what stands for a text that is missing.
+    frame = hasattr(sample, "iloc")
+    typed = [_column(column, f"column {name!r}", frame) for name, column in columns.items()]
     features = [
-        Feature(name, _dtype_name(column, f"column {name!r}")) for name, column in columns.items()
+        Feature(name, dtype, missing=missing)
+        for name, (_, dtype, missing) in zip(columns, typed, strict=True)
     ]
     if len({feature.dtype for feature in features}) == 1 and features[0].dtype != "str":
-        return "matrix", features, np.column_stack(list(columns.values()))
-    rows = np.empty((len(next(iter(columns.values()))), len(columns)), dtype=object)
-    for at, column in enumerate(columns.values()):
+        return "matrix", features, np.column_stack([column for column, _, _ in typed])
+    return "table", features, _rows_of([column for column, _, _ in typed])
+
+
+def _rows_of(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    rows = np.empty((len(columns[0]), len(columns)), dtype=object)
+    for at, column in enumerate(columns):
         rows[:, at] = column.tolist()
-    return "table", features, rows
+    return rows
+
+
+def _column(
+    values: NDArray[Any], where: str, frame: bool
+) -> tuple[NDArray[Any], str, Literal["nan"] | msgspec.UnsetType]:
+    """The column with its dtype, missing values in one form; and which, if they are texts."""
+    if values.dtype.kind != "O":
+        return values, _dtype_name(values, where), msgspec.UNSET
+    holes = np.array([_is_missing(value) for value in values.tolist()], dtype=bool)
+    dtype = _dtype_name(np.asarray(values[~holes].tolist()), where)
+    if dtype != "str":
+        if not holes.any():
+            return values.astype(DTYPES[dtype]), dtype, msgspec.UNSET
+        filled = np.full(len(values), math.nan)
+        filled[~holes] = values[~holes].astype(np.float64)
+        return filled, "float64", msgspec.UNSET
+    kept = any(value is None for value in values.tolist())
+    as_nan = not kept and (frame or bool(holes.any()))
+    filled = values.copy()
+    filled[holes] = math.nan if as_nan else None
+    return filled, "str", "nan" if as_nan else msgspec.UNSET
+
+
+def _is_missing(value: Any) -> bool:
+    # pandas' own mark is not equal to anything, itself included, nor unequal.
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or type(value).__name__ in ("NAType", "NaTType")
+    )
 
 
 def _table_of_array(
@@ -69,12 +109,12 @@ def _table_of_array(
         if rows.ndim != 2:
             raise PackageError(f"sample: shape {list(rows.shape)}, want rows and columns")
         rows = rows.astype(object)
-        typed = [np.asarray(rows[:, at].tolist()) for at in range(rows.shape[1])]
-        return (
-            "table",
-            [Feature(t, _dtype_name(c, t)) for t, c in zip(titles, typed, strict=True)],
-            rows,
-        )
+        typed = [_column(rows[:, at], titles[at], frame=False) for at in range(rows.shape[1])]
+        features = [
+            Feature(title, dtype, missing=missing)
+            for title, (_, dtype, missing) in zip(titles, typed, strict=True)
+        ]
+        return "table", features, _rows_of([column for column, _, _ in typed])
     dtype = _dtype_name(rows, "sample")
     rows = rows.astype(DTYPES[dtype])
     if names is not None and rows.ndim == 2:
@@ -83,8 +123,6 @@ def _table_of_array(
 
 
 def _dtype_name(values: NDArray[Any], where: str) -> str:
-    if values.dtype.kind == "O":
-        values = np.asarray([value for value in values.tolist() if value is not None])
     kind = values.dtype.kind
     if kind in "OUT" or (kind == "f" and values.size == 0):
         return "str"
