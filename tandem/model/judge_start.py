@@ -1,4 +1,7 @@
-"""Starting the judge's process: in the sandbox on Linux, elsewhere a plain one with a time-out."""
+"""Starting the judge's process: in the sandbox on Linux, elsewhere a plain one with a time-out.
+
+Elsewhere is a notebook on macOS or Windows, whose owner made the model that is judged.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from pathlib import Path
 import msgspec
 
 PROGRAM = "tandem.model.judge_process"
-CONFINED = sys.platform == "linux"
-"""Whether this machine has the sandbox; a publisher's own model needs none on his own machine."""
 _KEPT = ("SYSTEMROOT", "TEMP", "TMP", "PATH")
 """What Windows cannot start a process without."""
 
@@ -50,10 +51,14 @@ def start(
         "OPENBLAS_NUM_THREADS": "2",
         "OMP_NUM_THREADS": "2",
     }
-    if not CONFINED:
+    if sys.platform != "linux":
         return _plain(argv, env, stdin, seconds)
-    from tandem import sandbox
-    from tandem.util.folders import scratch
+    try:
+        from tandem import sandbox
+        from tandem.util.folders import scratch
+    except ImportError:
+        # A Python without what the sandbox is made of: whoever publishes here made the model, too.
+        return _plain(argv, env, stdin, seconds)
 
     libraries = [Path(sys.prefix), *map(Path, _site()), ours]
     with scratch("judge") as folder:
