@@ -12,18 +12,25 @@ from tandem.errors import PackageError, TandemError
 from tandem.model import package as packages
 from tandem.model.candidate import Candidate, same_rows
 from tandem.model.good_enough import Exam, exam_of, good_enough
-from tandem.model.judge_job import Found, Job, refused
+from tandem.model.judge_job import Check, Found, Job, refused
 from tandem.model.metrics import (
     Measured,
     evaluate,
     metrics_of,
 )
+from tandem.model.package import Package, refuse_pickle
+
+PICKLE = "pickle"
+"""In place of a type: pickles among opaque files, which Tandem itself never opens."""
 
 
 def examine(job: Job) -> Found:
     """The checks on the packages in the job's folders, and what the candidate can do."""
     try:
-        candidate = Candidate(packages.read(job.candidate), job.lock, trust=job.trust)
+        package = packages.read(job.candidate)
+        if package.manifest.task == "opaque":
+            return _examine_files(package, job)
+        candidate = Candidate(package, job.lock, trust=job.trust)
         golden = candidate.package.golden()
         rows = packages.as_array(candidate.manifest, golden.inputs)
         loads = candidate.loads(rows)
@@ -46,6 +53,28 @@ def examine(job: Job) -> Found:
         return Found(checks, _measured(candidate, champion, rows, exam))
     except MemoryError:
         return refused("needs more memory than is allowed")
+
+
+def _examine_files(package: Package, job: Job) -> Found:
+    """Opaque files: whole, and pickles only where the application trusts them as such."""
+    if PICKLE not in job.trust:
+        try:
+            for file in package.manifest.files:
+                refuse_pickle(package.folder / file.path)
+        except PackageError as problem:
+            return refused(
+                f"{problem}; an application that opens it by itself has trust = "
+                f'["{PICKLE}"] in [tool.tandem.app]'
+            )
+    files = ", ".join(f"{file.path} {file.size} bytes" for file in package.manifest.files)
+    asked = "only the application can ask it: a person accepts it by name with `tandem accept`"
+    return Found(
+        [
+            Check("good_enough", False, asked),
+            Check("loads_safely", True, "every sha256 holds; nothing was opened", {"files": files}),
+            Check("answers_match", True, "not asked: only the application can"),
+        ]
+    )
 
 
 def _tolerance(job: Job, golden: packages.Golden) -> float:

@@ -82,7 +82,9 @@ def outcome_of(
         later = Check("good_enough", True, "measured at the release, on the application's own rows")
         checks = [later if check.name == "good_enough" else check for check in checks]
     failed = {check.name: check for check in checks if not check.passed}
-    remedies = [_remedy(check, name, number) for check in failed.values()]
+    # What was not asked has no remedy of its own.
+    real = [check for check in failed.values() if not check.summary.startswith("not asked")]
+    remedies = [_remedy(check, name, number) for check in real]
     state: State = "refused"
     if not failed:
         state = "accepted"
@@ -104,13 +106,13 @@ def _remedy(check: Check, name: str, number: int) -> str:
     if check.name == "good_enough":
         if "value" in check.details:
             return f"train a better one, or a person takes it upon themselves: {accept}"
-        if check.summary.startswith("not asked"):
-            return "good_enough is measured once it loads"
+        if check.summary.startswith("only the application"):
+            return f"a person tries it and accepts it: {accept}"
         return f"publish it with held_out=(X, y), or a person accepts it: {accept}"
     if check.name == "same_interface":
         return "commit code that takes it, with [tool.tandem.app.model] saying so"
-    if "does not trust" in check.summary:
-        return "the app's developers add these types to trust in [tool.tandem.app], then publish"
+    if "[tool.tandem.app]" in check.summary:
+        return "the app's developers add it to trust in [tool.tandem.app]: then it is judged again"
     return "nobody can accept this in spite of it: publish it anew"
 
 

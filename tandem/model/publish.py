@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tandem.model import package as packages
 from tandem.model import writing
@@ -48,10 +48,12 @@ def publish(
     progress: Progress | bool = True,
     check: bool = True,
     trust: Sequence[str] = (),
+    runtime: Literal["files"] | None = None,
 ) -> Published:
     """Publish a fitted estimator as the next version, and check it as the release will.
 
-    `estimator` may be the path of an ONNX file or of a package's folder, too. `sample`: some rows
+    `estimator` may be the path of an ONNX file or of a package's folder, too; with
+    `runtime="files"`, of a file or a folder that only the application opens. `sample`: some rows
     like those to be asked; `held_out`: (rows, truth) that training never saw, on which it is
     measured and compared with the live one. `store` is a URL or a store (default: the environment's
     TANDEM_STORE). Publishing the same again uploads nothing and returns the same version.
@@ -67,7 +69,7 @@ def publish(
     repository = Repository(store, name)
     who = publisher or _user()
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        if isinstance(estimator, str | Path) and Path(estimator).is_dir():
+        if isinstance(estimator, str | Path) and Path(estimator).is_dir() and runtime is None:
             package = packages.read(estimator)
             package.golden()  # what contradicts itself is no version
         else:
@@ -88,6 +90,7 @@ def publish(
                 data_digest=data_digest,
                 publisher=who,
                 trust=trust,
+                runtime=runtime,
             )
         with progress_bar(package.size, f"{name} → {store.url}", progress) as moved:
             version, _ = repository.publish(package, publisher=who, progress=moved)

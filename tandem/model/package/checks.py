@@ -32,7 +32,7 @@ from tandem.model.package.format import (
     Statistics,
 )
 from tandem.model.package.rows import row_shape
-from tandem.model.package.runtimes import runtime_of
+from tandem.model.package.runtimes import Runtime, runtime_of
 
 
 def check_name(name: str) -> str:
@@ -76,27 +76,33 @@ def _check_files(manifest: Manifest) -> None:
     paths = [file.path for file in manifest.files]
     evaluation = manifest.evaluation.file if manifest.evaluation else None
     for file in [*manifest.files, *([evaluation] if evaluation else [])]:
-        allowed = (
-            {EVALUATION: MAX_EVALUATION}
-            if file is evaluation
-            else {**runtime.FILES, GOLDEN: MAX_GOLDEN}
-        )
-        if file.path not in allowed:
+        most = MAX_EVALUATION if file is evaluation else _most(runtime, file.path)
+        if most is None or (file.path == EVALUATION) != (file is evaluation):
             raise PackageError(f"{file.path[:80]!r}: not a file of a model package")
-        if not 0 <= file.size <= allowed[file.path]:
-            raise PackageError(
-                f"{file.path}: {file.size} bytes, at most {allowed[file.path]} are read"
-            )
+        if not 0 <= file.size <= most:
+            raise PackageError(f"{file.path}: {file.size} bytes, at most {most} are read")
         if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
             raise PackageError(f"{file.path}: {file.sha256[:80]!r} is not a sha256")
     if len(set(paths)) != len(paths):
         raise PackageError(f"{MANIFEST}: names a file twice")
-    if GOLDEN not in paths:
+    if (manifest.task == "opaque") != ("*" in runtime.FILES):
+        raise PackageError(f"{MANIFEST}: a model of runtime {manifest.runtime} is {manifest.task}")
+    if GOLDEN not in paths and manifest.task != "opaque":
         raise PackageError(f"{GOLDEN}: missing from the manifest")
-    if runtime.FILE not in paths:
+    if runtime.FILE and runtime.FILE not in paths:
         raise PackageError(
             f"{runtime.FILE}: missing from the manifest, whose runtime is {manifest.runtime}"
         )
+
+
+def _most(runtime: Runtime, path: str) -> int | None:
+    """The most bytes of a file with that name; None where no package of the runtime has one."""
+    if path == GOLDEN:
+        return MAX_GOLDEN
+    if path in runtime.FILES:
+        return runtime.FILES[path]
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", path)
+    return runtime.FILES.get("*") if plain and path not in (MANIFEST, EVALUATION) else None
 
 
 def _check_texts(manifest: Manifest) -> None:
@@ -131,6 +137,8 @@ def _check_count(what: str, entries: Mapping[str, Any]) -> None:
 
 
 def _check_features(manifest: Manifest) -> None:
+    if manifest.task == "opaque" and not manifest.features:
+        return
     if not 1 <= len(manifest.features) <= MAX_FEATURES:
         raise PackageError(
             f"{MANIFEST}: {len(manifest.features)} features, want 1 to {MAX_FEATURES}"

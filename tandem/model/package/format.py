@@ -57,7 +57,8 @@ DTYPES: dict[str, Any] = {
     "str": np.object_,
 }
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "opaque"]
+"""Opaque: only the application can ask it, so it has no features and no golden answers."""
 Layout = Literal["matrix", "table", "series"]
 """How rows reach the model: one 2-D array of one dtype, columns of their own dtypes, or a 1-D
 array.

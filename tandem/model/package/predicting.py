@@ -25,7 +25,7 @@ def open_predictor(
     give more for large batches. Raises `PackageError`.
     """
     chosen = runtime_of(runtime or package.manifest.runtime)
-    if not package.has(chosen.FILE):
+    if chosen.FILE and not package.has(chosen.FILE):
         raise PackageError(f"{chosen.FILE}: not in {MANIFEST}, whose runtime is {chosen.NAME}")
     return chosen.open_model(package.folder, package.manifest, trusted=trusted, threads=threads)
 

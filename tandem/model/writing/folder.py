@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from tandem.model.package import (
 from tandem.model.package.runtimes import runtime_of
 from tandem.model.writing.draft import Draft
 from tandem.model.writing.from_estimator import draft_of_estimator
+from tandem.model.writing.from_files import manifest_of_files
 from tandem.model.writing.from_onnx import draft_of_onnx
 from tandem.model.writing.golden import golden_of
 from tandem.model.writing.held_out import feature_names_of, file_of, keep_held_out
@@ -57,14 +58,17 @@ def write(
     feature_names: Sequence[str] | None = None,
     onnx: bool = True,
     trust: Sequence[str] = (),
+    runtime: Literal["files"] | None = None,
 ) -> Package:
     """Make the package of a fitted estimator, or of an ONNX or skops file (its path), in `folder`.
+
+    With `runtime="files"` the path is a file or a folder of files that only the application opens.
 
     `sample`: rows like those to be asked: a 2-D array, a data frame, a dict of columns, a
     structured array, or texts. Golden rows come out of it, and ONNX is taken only when its answers
     match the estimator's on it. `training`: rows for the drift statistics (default: `sample`).
-    `held_out`: rows and truth that training never saw, kept for gates. `folder` must be absent or
-    empty; it appears whole or not at all. Raises `PackageError`.
+    `held_out`: rows and truth that training never saw, on which it is judged. `folder` must be
+    absent or empty; it appears whole or not at all. Raises `PackageError`.
     """
     folder = Path(folder)
     check_name(name)
@@ -73,15 +77,20 @@ def write(
     staging = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     staging.mkdir(parents=True)
     try:
-        if isinstance(estimator, str | Path):
-            estimator = _model_in(Path(estimator))
-        if isinstance(estimator, Path):
-            draft = draft_of_onnx(staging, estimator, name, sample, labels, task, feature_names)
+        if isinstance(estimator, str | Path) and runtime == "files":
+            manifest = manifest_of_files(staging, Path(estimator), name)
         else:
-            draft = draft_of_estimator(
-                staging, estimator, name, sample, labels, task, feature_names, onnx, tuple(trust)
-            )
-        manifest = _complete(staging, draft, training, held_out, evaluation)
+            if isinstance(estimator, str | Path):
+                estimator = _model_in(Path(estimator))
+            if isinstance(estimator, Path):
+                draft = draft_of_onnx(staging, estimator, name, sample, labels, task, feature_names)
+            else:
+                draft = draft_of_estimator(
+                    *(staging, estimator, name, sample, labels, task, feature_names),
+                    onnx=onnx,
+                    trust=tuple(trust),
+                )
+            manifest = _complete(staging, draft, training, held_out, evaluation)
         manifest = msgspec.structs.replace(
             manifest,
             publisher=publisher,
@@ -119,7 +128,10 @@ def _model_in(path: Path) -> Any:
     if path.suffix == ".skops":
         return load_skops(path)
     if path.suffix != ".onnx":
-        raise PackageError(f"{path.name}: want an .onnx file, a .skops file or a package's folder")
+        raise PackageError(
+            f"{path.name}: expected an .onnx file, a .skops file, a "
+            'package\'s folder, or runtime="files" for what the application opens by itself'
+        )
     return path
 
 

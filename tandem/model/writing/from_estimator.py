@@ -36,6 +36,7 @@ def draft_of_estimator(
     labels: Sequence[str] | None,
     task: Task | None,
     feature_names: Sequence[str] | None,
+    *,
     onnx: bool,
     trust: tuple[str, ...],
 ) -> Draft:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tandem.errors import PackageError
 from tandem.model.package.format import Manifest
-from tandem.model.package.runtimes import lightgbm, onnx, sklearn, xgboost
+from tandem.model.package.runtimes import files, lightgbm, onnx, sklearn, xgboost
 
 
 class Predictor(Protocol):
@@ -32,9 +32,9 @@ class Runtime(Protocol):
     NAME: str
     """As the manifest has it."""
     FILE: str
-    """The file that such a package must have."""
+    """The file that such a package must have; empty where it may be any."""
     FILES: Mapping[str, int]
-    """All model files that it may have, each with the most bytes that are read."""
+    """All model files that it may have, each with the most bytes that are read; `*`: any other."""
     SAME_VERSION: tuple[str, ...]
     """Libraries that must have the version the package was made with."""
     NEEDED: tuple[str, ...]
@@ -57,7 +57,7 @@ class NativeRuntime(Runtime, Protocol):
 
 
 NATIVE: tuple[NativeRuntime, ...] = (xgboost, lightgbm)
-_ALL: tuple[Runtime, ...] = (onnx, sklearn, *NATIVE)
+_ALL: tuple[Runtime, ...] = (onnx, sklearn, *NATIVE, files)
 RUNTIMES: Mapping[str, Runtime] = {runtime.NAME: runtime for runtime in _ALL}
 
 
