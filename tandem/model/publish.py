@@ -49,6 +49,7 @@ def publish(
     check: bool = True,
     trust: Sequence[str] = (),
     runtime: Literal["files"] | None = None,
+    output: str | None = None,
 ) -> Published:
     """Publish a fitted estimator as the next version, and check it as the release will.
 
@@ -56,7 +57,8 @@ def publish(
     `runtime="files"`, of a file or a folder that only the application opens. `sample`: some rows
     like those to be asked; `held_out`: (rows, truth) that training never saw, on which it is
     measured and compared with the live one. `store` is a URL or a store (default: the environment's
-    TANDEM_STORE). Publishing the same again uploads nothing and returns the same version.
+    TANDEM_STORE). `output`: which of an ONNX file's outputs answers. Publishing the same again
+    uploads nothing and returns the same version.
 
     With `check` the outcome (accepted, refused or missing, with the remedy) is in the result, and
     on standard error unless `progress` is False. `trust`: full names of your own classes in the
@@ -91,6 +93,7 @@ def publish(
                 publisher=who,
                 trust=trust,
                 runtime=runtime,
+                output=output,
             )
         with progress_bar(package.size, f"{name} → {store.url}", progress) as moved:
             version, _ = repository.publish(package, publisher=who, progress=moved)

@@ -167,6 +167,13 @@ def _check_features(manifest: Manifest) -> None:
         )
     if manifest.layout == "series" and (len(manifest.features) != 1 or manifest.features[0].shape):
         raise PackageError(f"{MANIFEST}: a series has one feature without a shape")
+    if manifest.layout == "tensors" and (
+        len(manifest.features) < 2
+        or sum(math.prod(feature.shape) for feature in manifest.features) > MAX_ELEMENTS
+    ):
+        raise PackageError(
+            f"{MANIFEST}: tensors are several features, of at most {MAX_ELEMENTS} elements in all"
+        )
     if manifest.layout == "table" and any(feature.shape for feature in manifest.features):
         raise PackageError(f"{MANIFEST}: a table's features have no shape")
 

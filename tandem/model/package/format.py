@@ -59,9 +59,15 @@ DTYPES: dict[str, Any] = {
 
 Task = Literal["classification", "regression", "opaque"]
 """Opaque: only the application can ask it, so it has no features and no golden answers."""
-Layout = Literal["matrix", "table", "series"]
-"""How rows reach the model: one 2-D array of one dtype, columns of their own dtypes, or a 1-D
-array.
+Layout = Literal["matrix", "table", "series", "tensors"]
+"""How rows reach the model: one array of one dtype, columns of their own dtypes, a 1-D array, or
+several arrays, each of its own shape.
+"""
+
+
+Probabilities = Literal["predict_proba", "decision_function", "logits", "positive", "none"]
+"""What a classifier's raw answers are: probabilities, a machine's decision function, logits (one a
+label, or one for the second of two), or the probability of the second of two labels.
 """
 
 
@@ -148,7 +154,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     """By its name; see `runtimes`."""
     runtime_reason: str
-    probabilities: Literal["predict_proba", "decision_function", "none"] = "none"
+    probabilities: Probabilities = "none"
+    output: str | msgspec.UnsetType = msgspec.UNSET
+    """The output that answers, where an ONNX file has several and one was named."""
     statistics: Statistics | None = None
     image: Picture | None = None
     evaluation: Evaluation | None = None

@@ -17,10 +17,28 @@ def check_rows(manifest: Manifest, rows: Sequence[Any]) -> None:
     """Refuse rows that are not of the features' shapes; raises `PackageError` that names the
     row.
     """
+    if manifest.layout == "tensors":
+        _check_tensors(manifest, rows)
+        return
     shape = row_shape(manifest)
     for number, row in enumerate(rows):
         if _shape_of(row) != shape:
-            raise PackageError(f"row {number}: shape {list(_shape_of(row))}, want {list(shape)}")
+            raise PackageError(
+                f"row {number}: shape {list(_shape_of(row))}, expected {list(shape)}"
+            )
+
+
+def _check_tensors(manifest: Manifest, rows: Sequence[Any]) -> None:
+    shapes = [tuple(feature.shape) for feature in manifest.features]
+    for number, row in enumerate(rows):
+        if not isinstance(row, list | tuple) or len(row) != len(shapes):
+            raise PackageError(f"row {number}: expected a list of {len(shapes)} tensors")
+        for feature, cell, shape in zip(manifest.features, row, shapes, strict=True):
+            if _shape_of(cell) != shape:
+                raise PackageError(
+                    f"row {number}: {feature.name} has shape {list(_shape_of(cell))}, "
+                    f"expected {list(shape)}"
+                )
 
 
 def as_array(manifest: Manifest, rows: Any) -> NDArray[Any]:
@@ -38,6 +56,11 @@ def as_array(manifest: Manifest, rows: Any) -> NDArray[Any]:
             check_rows(manifest, rows)
             array = np.empty((len(rows), *shape), dtype=object)
             for column, feature in enumerate(manifest.features):
+                if manifest.layout == "tensors":
+                    dtype = DTYPES[feature.dtype]
+                    for number, row in enumerate(rows):
+                        array[number, column] = np.asarray(row[column], dtype=dtype)
+                    continue
                 array[:, column] = [_value(feature, row[column]) for row in rows]
     except (TypeError, ValueError, OverflowError) as problem:
         raise PackageError(f"rows are not what the features say: {problem}") from None
@@ -52,6 +75,8 @@ def as_rows(array: NDArray[Any]) -> list[list[Any]]:
 
 
 def _jsonable(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _jsonable(value.tolist())
     if isinstance(value, list):
         return [_jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -59,9 +59,11 @@ def write(
     onnx: bool = True,
     trust: Sequence[str] = (),
     runtime: Literal["files"] | None = None,
+    output: str | None = None,
 ) -> Package:
     """Make the package of a fitted estimator, or of an ONNX or skops file (its path), in `folder`.
 
+    `output` names the one of an ONNX file's outputs that answers; logits are taken as such.
     With `runtime="files"` the path is a file or a folder of files that only the application opens.
 
     `sample`: rows like those to be asked: a 2-D array, a data frame, a dict of columns, a
@@ -83,7 +85,9 @@ def write(
             if isinstance(estimator, str | Path):
                 estimator = _model_in(Path(estimator))
             if isinstance(estimator, Path):
-                draft = draft_of_onnx(staging, estimator, name, sample, labels, task, feature_names)
+                draft = draft_of_onnx(
+                    *(staging, estimator, name, sample, labels, task, feature_names), output
+                )
             else:
                 draft = draft_of_estimator(
                     *(staging, estimator, name, sample, labels, task, feature_names),

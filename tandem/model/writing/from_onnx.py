@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem.errors import PackageError, one_line
 from tandem.model.package import (
@@ -23,6 +24,7 @@ from tandem.model.package import (
     onnx_dtype,
     onnx_session,
 )
+from tandem.model.package.format import Probabilities
 from tandem.model.writing.draft import CHECKED_ROWS, TOLERANCE, Draft, check_answers, now
 from tandem.model.writing.golden import GOLDEN_ROWS
 from tandem.model.writing.sample import table_of
@@ -36,6 +38,7 @@ def draft_of_onnx(
     labels: Sequence[str] | None,
     task: Task | None,
     feature_names: Sequence[str] | None,
+    output: str | None,
 ) -> Draft:
     """The package's draft, its files written to `folder`; raises `PackageError`."""
     check_onnx(source)
@@ -49,6 +52,8 @@ def draft_of_onnx(
     )
     rows = rows[:CHECKED_ROWS]
     if task is None:
+        if output is not None:
+            outputs = [item for item in outputs if item.name == output] or outputs
         classifier = len(outputs) > 1 or (labels is not None and len(labels) > 1)
         task = "classification" if classifier else _task_of_output(outputs[0])
     manifest = Manifest(
@@ -62,15 +67,15 @@ def draft_of_onnx(
         runtime="onnx",
         runtime_reason="published as an ONNX file, without an estimator",
         probabilities="predict_proba" if task == "classification" else "none",
+        output=msgspec.UNSET if output is None else output,
         files=[],
     )
-    predictor = OnnxPredictor(manifest, folder / ONNX, threads=1)
-    try:
-        answers = np.asarray(predictor.predict(rows), dtype=np.float64)
-    except Exception as problem:  # noqa: BLE001 - onnxruntime has no common error class
-        raise PackageError(
-            f"{source.name}: does not answer rows of its inputs' shape: {one_line(problem)}"
-        ) from None
+    answers = _answers(folder, manifest, rows, source.name)
+    kind = _kind_of(answers) if task == "classification" else "none"
+    if kind in ("logits", "positive"):
+        reason = f"{manifest.runtime_reason}; its answers are taken as {kind}"
+        manifest = msgspec.structs.replace(manifest, probabilities=kind, runtime_reason=reason)
+        answers = _answers(folder, manifest, rows, source.name)
     if task == "regression":
         manifest = msgspec.structs.replace(manifest, labels=[])
     elif labels is None and answers.ndim == 2:
@@ -79,6 +84,25 @@ def draft_of_onnx(
         )
     check_answers(manifest, answers, len(rows))
     return Draft(manifest, rows, answers, 2 * TOLERANCE)
+
+
+def _answers(folder: Path, manifest: Manifest, rows: NDArray[Any], name: str) -> NDArray[Any]:
+    predictor = OnnxPredictor(manifest, folder / ONNX, threads=1)
+    try:
+        return np.asarray(predictor.predict(rows), dtype=np.float64)
+    except Exception as problem:  # noqa: BLE001 - onnxruntime has no common error class
+        raise PackageError(
+            f"{name}: does not answer rows of its inputs' shape: {one_line(problem)}"
+        ) from None
+
+
+def _kind_of(answers: NDArray[Any]) -> Probabilities:
+    """What a classifier's raw answers are. Shares that do not sum to 1 are nobody's logits."""
+    shares = bool(answers.min(initial=0) >= 0 and answers.max(initial=1) <= 1)
+    if answers.ndim == 1 or answers.shape[1] == 1:
+        return "positive" if shares else "logits"
+    within = answers.min(initial=0) >= -1e-3 and answers.max(initial=1) <= 1 + 1e-3
+    return "predict_proba" if within else "logits"
 
 
 def _task_of_output(output: Any) -> Task:
@@ -109,4 +133,6 @@ def _invented(inputs: Any) -> Any:
             columns[item.name] = generator.integers(0, 2, size).astype(dtype)
     if len(columns) == 1:
         return next(iter(columns.values()))
-    return {key: value.reshape(GOLDEN_ROWS, -1)[:, 0] for key, value in columns.items()}
+    if all(math.prod(value.shape[1:]) == 1 for value in columns.values()):
+        return {key: value.reshape(GOLDEN_ROWS) for key, value in columns.items()}
+    return columns

@@ -32,6 +32,8 @@ def table_of(
         return _table_of_array(sample, names)
     if not columns or len({len(column) for column in columns.values()}) != 1:
         raise PackageError("sample: columns are missing, or not of one length")
+    if any(column.ndim > 1 for column in columns.values()):
+        return _tensors(columns)
     # In a data frame NaN is what stands for a text that is missing.
     frame = hasattr(sample, "iloc")
     typed = [_column(column, f"column {name!r}", frame) for name, column in columns.items()]
@@ -42,6 +44,22 @@ def table_of(
     if len({feature.dtype for feature in features}) == 1 and features[0].dtype != "str":
         return "matrix", features, np.column_stack([column for column, _, _ in typed])
     return "table", features, _rows_of([column for column, _, _ in typed])
+
+
+def _tensors(
+    columns: Mapping[str, NDArray[Any]],
+) -> tuple[Layout, list[Feature], NDArray[Any]]:
+    if len(columns) == 1:
+        return _table_of_array(next(iter(columns.values())), None)
+    features = [
+        Feature(name, _dtype_name(column, f"input {name!r}"), list(column.shape[1:]))
+        for name, column in columns.items()
+    ]
+    rows = np.empty((len(next(iter(columns.values()))), len(columns)), dtype=object)
+    for at, column in enumerate(columns.values()):
+        for number, cell in enumerate(column):
+            rows[number, at] = np.asarray(cell)
+    return "tensors", features, rows
 
 
 def _rows_of(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:

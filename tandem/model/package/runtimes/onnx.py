@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,25 +50,45 @@ class OnnxPredictor:
                 f"{ONNX}: {len(inputs)} inputs for {len(manifest.features)} features"
             )
         self._flat = manifest.layout == "series" and len(inputs[0].shape) == 1
-        output = _answer_output(self._session, manifest.task)
+        # Several are known by their names, in whatever order the file has them.
+        names = [feature.name for feature in manifest.features]
+        by_name = {name for name, _ in self._inputs} == set(names)
+        self._places = [
+            names.index(name) if by_name else at for at, (name, _) in enumerate(self._inputs)
+        ]
+        self._tensors = manifest.layout == "tensors"
+        # Exported with a number of rows of its own, it takes just that many.
+        batch = inputs[0].shape[0] if inputs[0].shape else None
+        self._batch = batch if isinstance(batch, int) and batch > 0 else None
+        output = _answer_output(self._session, manifest)
         self._outputs = [output.name]
-        self._squash = manifest.probabilities == "decision_function"
+        self._probabilities = manifest.probabilities
         self._regression = manifest.task == "regression"
         self._maps = not output.type.startswith("tensor")
         # One row of a matrix, which is what a service is asked most, has buffers of its own that
         # the session is bound to: that halves what the call costs.
         self._bound: _BoundRow | None = None
-        self._bindable = not self._columns and not self._maps and np.dtype(self._dtype).kind != "O"
+        self._bindable = (
+            not self._columns
+            and not self._maps
+            and np.dtype(self._dtype).kind != "O"
+            and self._batch in (None, 1)
+        )
         self._binding = threading.Lock()
 
     def predict(self, rows: Any) -> NDArray[Any]:
         answer = self._answer(rows)
         if self._maps:
             answer = np.array([list(row.values()) for row in answer])
-        if self._squash:
+        if self._probabilities == "decision_function":
             # A binary machine's graph gives one score per class, of which the second is the
             # decision function.
             return softmax(_two_to_one(answer) if len(self._manifest.labels) == 2 else answer)
+        if self._probabilities == "logits":
+            return softmax(np.asarray(flat(np.asarray(answer, dtype=np.float64))))
+        if self._probabilities == "positive":
+            chance = np.asarray(answer, dtype=np.float64).reshape(len(rows))
+            return np.stack([1 - chance, chance], axis=1)
         return flat(answer) if self._regression else np.asarray(answer)
 
     def _answer(self, rows: Any) -> Any:
@@ -85,10 +106,27 @@ class OnnxPredictor:
             self._binding.release()
 
     def _run(self, rows: Any) -> Any:
-        if self._columns:
+        batch, count = self._batch, len(rows)
+        if batch is None or count == batch:
+            return self._run_once(rows)
+        answers = []
+        for start in range(0, count, batch):
+            part = rows[start : start + batch]
+            # The last row again, to fill it up: what is answered to that is cut off.
+            filler = np.repeat(part[-1:], batch - len(part), axis=0)
+            answers.append(self._run_once(np.concatenate([part, filler]))[: len(part)])
+        return np.concatenate(answers)
+
+    def _run_once(self, rows: Any) -> Any:
+        if self._tensors:
+            feed = {
+                name: np.stack(list(rows[:, at])).astype(dtype)
+                for at, (name, dtype) in zip(self._places, self._inputs, strict=True)
+            }
+        elif self._columns:
             feed = {
                 name: np.ascontiguousarray(rows[:, at : at + 1], dtype=dtype)
-                for at, (name, dtype) in enumerate(self._inputs)
+                for at, (name, dtype) in zip(self._places, self._inputs, strict=True)
             }
             if self._flat:
                 feed = {name: column[:, 0] for name, column in feed.items()}
@@ -140,13 +178,21 @@ def onnx_session(path: Path, threads: int) -> Any:
         raise PackageError(f"{ONNX}: onnxruntime refuses it: {said}") from None
 
 
-def _answer_output(session: Any, task: str) -> Any:
+def _answer_output(session: Any, manifest: Manifest) -> Any:
     outputs = session.get_outputs()
-    if task == "classification":
+    if manifest.output is not msgspec.UNSET:
+        chosen = [output for output in outputs if output.name == manifest.output]
+        if not chosen:
+            there = ", ".join(output.name for output in outputs)
+            raise PackageError(
+                f"{ONNX}: no output {manifest.output[:80]!r}, expected one of {there}"
+            )
+        return chosen[0]
+    if manifest.task == "classification":
         named = [o for o in outputs if o.name in ("probabilities", "output_probability", "scores")]
         numeric = [o for o in outputs if "float" in o.type or "double" in o.type]
         outputs = named or numeric or outputs
-    return outputs[0] if task == "regression" else outputs[-1]
+    return outputs[0] if manifest.task == "regression" else outputs[-1]
 
 
 def onnx_dtype(name: str) -> Any:
