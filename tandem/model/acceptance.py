@@ -28,9 +28,9 @@ CHECKS = ("good_enough", "loads_safely", "answers_match", "same_interface")
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the version was accepted, by which checks, or by whom in spite of `good_enough`.
+    """Whether the version was accepted, by which checks or by which person.
 
-    Without any checks it is a person's word that was given before anybody judged it.
+    Without any checks it is a person's word, given before anybody judged the version.
     """
 
     version: int
@@ -113,7 +113,7 @@ def judge(
 def standing_verdict(
     repository: Repository, version: Version, criteria: Criteria
 ) -> Verdict | None:
-    """The stored verdict, as far as it still counts; None where the version has to be judged.
+    """The stored verdict as far as it still counts; None: judge the version.
 
     What is live, or older, and what a person accepted, is not judged again. Its interface is: that
     takes no opening of the model, and the commit beside it may be another one.
@@ -214,10 +214,10 @@ def newest_accepted(
     *,
     unjudged: bool = False,
 ) -> tuple[Version | None, list[tuple[int, str]]]:
-    """The newest accepted version, and the newer ones that are not, each with the reason.
+    """The newest accepted version, and the newer ones, each with its reason.
 
-    `judge_missing` is asked for a verdict where none stands; without it such a version counts as
-    accepted with `unjudged`, and is passed over else.
+    `judge_missing` is called where no verdict stands; without it such a version counts as accepted
+    with `unjudged`, and is passed over otherwise.
     """
     passed_over: list[tuple[int, str]] = []
     for version in repository.versions():

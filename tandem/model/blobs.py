@@ -1,4 +1,4 @@
-"""The files of a model's versions in the store, each named by its content: sent, fetched, swept."""
+"""The files of a model's versions in the store, each named by its content."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Blobs:
         return found.hexdigest() == sha256
 
     def download(self, file: File, path: Path, progress: Callable[[int], None]) -> None:
-        """Fetch the file to `path`, verified; raises `PackageError` where it is gone or changed."""
+        """Fetch the file to `path`; raises `PackageError` where it is gone or changed."""
         sha256, size = hashlib.sha256(), 0
         try:
             with path.open("xb") as target:
@@ -123,7 +123,7 @@ class Blobs:
             raise PackageError(f"{file.path}: changed in {self.store.url}: it has another sha256")
 
     def sweep(self, grace: float, named: Callable[[], Iterable[str]]) -> int:
-        """Remove files that `named` has not listed for `grace` seconds; returns how many went."""
+        """Remove files that `named` has not listed for `grace` seconds; returns how many."""
         stored = {
             stat.key.rsplit("/", 1)[1] for stat in self.store.list(f"{self.prefix}/blobs/sha256/")
         }
@@ -156,10 +156,12 @@ class _Hashed:
         self.used = False
 
     def read(self, size: int = -1) -> bytes:
+        """The next bytes of the stream."""
         self.used = True
         data = self._stream.read(size)
         self._sha256.update(data)
         return data
 
     def hexdigest(self) -> str:
+        """The sha256 of what was read."""
         return self._sha256.hexdigest()

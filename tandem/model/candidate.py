@@ -47,9 +47,11 @@ class Candidate:
                 self.other = packages.open_predictor(package, runtime="sklearn", trusted=trusted)
 
     def answers(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The predictor's answers, of the right shape and finite; raises `PackageError`."""
         return checked(self.manifest, self.predictor.predict(rows), len(rows))
 
     def loads(self, rows: NDArray[Any]) -> Check:
+        """The check `loads_safely`, after one row was answered; raises `PackageError`."""
         self.answers(rows[:1])
         files = ", ".join(f"{file.path} {file.size} bytes" for file in self.manifest.files)
         held = (
@@ -78,7 +80,10 @@ class Candidate:
         tolerance: float,
         more: NDArray[Any] | None,
     ) -> Check:
-        """Recorded against answered now; ONNX against scikit-learn, on the held-out rows too."""
+        """The check `answers_match`: as recorded, and ONNX as scikit-learn.
+
+        `more` are held-out rows, on which both are compared too.
+        """
         try:
             given = self.answers(rows)
             worst = _difference(given, recorded.reshape(given.shape))
@@ -104,6 +109,7 @@ class Candidate:
 
 
 def checked(manifest: Manifest, answers: NDArray[Any], rows: int) -> NDArray[Any]:
+    """The answers as float64, of the manifest's shape; raises `PackageError`."""
     answers = np.asarray(answers, dtype=np.float64)
     if answers.shape[:1] != (rows,):
         raise PackageError(f"answers {list(answers.shape)} to {rows} rows")
@@ -119,6 +125,7 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def same_rows(one: Candidate, other: Candidate) -> bool:
+    """Whether both models take the same rows and have the same task."""
     ours, theirs = one.manifest, other.manifest
     return (
         ours.task == theirs.task

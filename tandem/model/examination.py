@@ -78,7 +78,10 @@ def _examine_files(package: Package, job: Job) -> Found:
 
 
 def _tolerance(job: Job, golden: packages.Golden) -> float:
-    """The package's own word, as far as the application believes it: values by their size."""
+    """The package's tolerance, as far as the application allows it.
+
+    Values are compared by their size.
+    """
     largest = max((abs(value) for answer in golden.answers for value in answer), default=0.0)
     return min(golden.tolerance, job.tolerance * max(1.0, largest))
 
@@ -86,7 +89,7 @@ def _tolerance(job: Job, golden: packages.Golden) -> float:
 def _measured(
     candidate: Candidate, champion: Candidate | None, rows: NDArray[Any], exam: Exam | None
 ) -> Measured | None:
-    """For the asset page, whatever the checks said; None where it does not answer its own rows."""
+    """Measurements for the asset page; None where it does not answer its own rows."""
     try:
         measured = Measured(speed=candidate.speed(rows[:1]))
         if exam is None or exam.rows is None or exam.answers is None:

@@ -28,7 +28,7 @@ _Z = 1.959964
 
 
 class Exam:
-    """The held-out rows that a candidate is measured on, whose they are, and what it answers."""
+    """The rows that a candidate is measured on, whose they are, and its answers."""
 
     def __init__(self, candidate: Candidate, held_out: HeldOut, whose: str) -> None:
         self.held_out, self.whose, self.problem = held_out, whose, ""
@@ -43,7 +43,7 @@ class Exam:
 
 
 def exam_of(job: Job, candidate: Candidate, champion: Candidate | None) -> Exam | None:
-    """The application's own rows, else the champion's, else the publisher's: he chooses last."""
+    """The application's own rows, else the champion's, else the publisher's."""
     if job.held_out is not None:
         return Exam(candidate, job.held_out, "the application")
     if champion is not None and same_rows(candidate, champion):
@@ -57,6 +57,7 @@ def exam_of(job: Job, candidate: Candidate, champion: Candidate | None) -> Exam 
 def good_enough(
     job: Job, candidate: Candidate, champion: Candidate | None, exam: Exam | None, why_alone: str
 ) -> Check:
+    """The check `good_enough`: above the floor, and not worse than the champion."""
     name, asked = "good_enough", job.metric
     if exam is None:
         return _by_its_own_word(job, candidate)
@@ -74,7 +75,7 @@ def good_enough(
         return Check(
             name,
             False,
-            f"{count} held-out rows of {exam.whose} tell too little: want {job.least_rows}",
+            f"{count} held-out rows of {exam.whose} tell too little: expected {job.least_rows}",
             {"rows": count, "least_rows": job.least_rows},
         )
     lower = lower_is_better(asked)
@@ -99,7 +100,7 @@ def good_enough(
     bound = "at most" if lower else "at least"
     text += f", floor {job.floor:g}"
     if not enough:
-        text += f": want surely {bound} {job.floor:g}"
+        text += f": expected {bound} {job.floor:g} with 95 % confidence"
     if champion is None or not same_rows(candidate, champion):
         if champion is not None:
             why_alone = f"the champion v{job.champion_number} takes other rows"
@@ -149,9 +150,9 @@ def interval(resampled: Any, value: float, rows: int, metric: str) -> tuple[floa
 
 
 def _by_its_own_word(job: Job, candidate: Candidate) -> Check:
-    """Without held-out rows nothing is measured, and what it tells of itself accepts nothing."""
+    """Without held-out rows: refused, as what its publisher reports proves nothing."""
     told = candidate.manifest.metrics.get(job.metric)
-    words = f" ({told:.4f} is its publisher's word alone)" if told is not None else ""
+    words = f" ({told:.4f} as reported by its publisher)" if told is not None else ""
     return Check(
         "good_enough",
         False,

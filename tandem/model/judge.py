@@ -1,4 +1,4 @@
-"""The judge: has a version opened, asked and measured by a process of its own, in the sandbox."""
+"""The judge: has a version opened, asked and measured by a process of its own."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def examine_package(
     cache: Path,
     held_out: HeldOut | None = None,
 ) -> Found:
-    """Have version `number` examined, whose files are here already; raises as `run_job` does.
+    """Have version `number` examined, whose files are in `package`.
 
-    `held_out` are the application's own rows.
+    `held_out` are the application's own rows. Raises as `run_job` does.
     """
     try:
         asked = len(package.golden().inputs)
@@ -143,7 +143,7 @@ def _said(job: Job, done: Ended) -> Found:
 
 
 class _Ahead:
-    """A judge that was started before there was anything to judge: its imports take seconds."""
+    """A judge started before there was anything to judge: its imports take seconds."""
 
     def __init__(self, cache: Path) -> None:
         self._told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -183,7 +183,7 @@ _ahead: dict[Path, _Ahead] = {}
 
 
 def start_ahead(cache: Path) -> None:
-    """Start a judge for packages below `cache`, as one will be needed soon in this process."""
+    """Start a judge for packages below `cache`, as this process will need one soon."""
     if cache not in _ahead:
         _ahead[cache] = _Ahead(cache)
 

@@ -16,7 +16,7 @@ MACHINERY = 75
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One question and its outcome; `summary` is a line for people, `details` for programs."""
+    """One question and its outcome: a line for people, details for programs."""
 
     name: str
     passed: bool
@@ -25,9 +25,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the judging process is told on its standard input; `candidate` and `champion` are
-    folders.
-    """
+    """What the judge's process reads; `candidate` and `champion` are folders."""
 
     candidate: str
     number: int

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _limit(seconds: int) -> None:
-    """Computing time from now on, and no file of its memory when it crashes; on POSIX systems."""
+    """Bound the computing time from now on, and write no core dump (POSIX)."""
     try:
         import resource
     except ImportError:
@@ -66,15 +66,16 @@ def _limit(seconds: int) -> None:
 
 
 class _NoPandas(importlib.abc.MetaPathFinder):
-    """As in the image, which has none; scikit-learn imports it wherever it is installed."""
+    """No pandas, as in the image; scikit-learn imports it wherever it is installed."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        """Refuse pandas, and leave all else to the other finders."""
         if fullname == "pandas":
             raise ModuleNotFoundError("pandas is not used here", name=fullname)
 
 
 def _import_runtimes(job: Job | None) -> None:
-    """What opening the packages will import: it costs seconds, which are not the package's."""
+    """Import what opening takes: those seconds are not the package's."""
     wanted = ["onnxruntime"]
     if job is None or _has_estimator(job):
         wanted += ["skops.io", "sklearn.neural_network"]

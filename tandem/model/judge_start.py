@@ -1,4 +1,4 @@
-"""Starting the judge's process: in the sandbox on Linux, elsewhere a plain one with a time-out.
+"""Starting the judge's process: in the sandbox on Linux, elsewhere bounded in time.
 
 Elsewhere is a notebook on macOS or Windows, whose owner made the model that is judged.
 """
@@ -20,7 +20,7 @@ _KEPT = ("SYSTEMROOT", "TEMP", "TMP", "PATH")
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How the process ended: its exit code (negative: a signal), None where it was `stopped`."""
+    """How the process ended: an exit code (negative: a signal), or `stopped`."""
 
     code: int | None
     stdout: bytes

@@ -1,4 +1,4 @@
-"""What publishing finds out about the new version, in words, with the remedy for each refusal.
+"""What publishing finds out about a new version, with the remedy for each refusal.
 
 The same checks as the release makes, by the criteria that it kept. The release judges again: what a
 publisher's machine says accepts nothing.
@@ -33,7 +33,7 @@ _WORDS = {
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The checks on a version that was just published, and what to do about those that failed."""
+    """The checks on a version just published, and what to do about the failed ones."""
 
     state: State
     checks: list[Check] = []
@@ -117,7 +117,7 @@ def _remedy(check: Check, name: str, number: int) -> str:
 
 
 def modules_of(types: tuple[str, ...]) -> tuple[Path, ...]:
-    """The folders in which this process finds the types' top modules, outside of site-packages."""
+    """The folders in which this process finds the types' own modules."""
     import importlib.util
 
     folders = set()

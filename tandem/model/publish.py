@@ -1,4 +1,4 @@
-"""The notebook's front door: publish a fitted model, and hear at once what the release will say."""
+"""The notebook's front door: publish a model, and hear what the release will say."""
 
 from __future__ import annotations
 
@@ -116,7 +116,10 @@ def publish(
 def progress_bar(
     size: int, title: str, wanted: Progress | bool = True
 ) -> Iterator[Progress | None]:
-    """A bar on a terminal's standard error, moved by calling what this gives; nothing elsewhere."""
+    """A bar on a terminal's standard error, moved by calling what this gives.
+
+    Nothing elsewhere.
+    """
     if not isinstance(wanted, bool):
         yield wanted
         return

@@ -47,7 +47,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrunedVersions(msgspec.Struct, frozen=True):
-    """What `prune` removed: version numbers, and how many files no other version shares."""
+    """What `prune` removed: version numbers, and how many files nobody shares."""
 
     versions: list[int]
     blobs: int
@@ -83,7 +83,7 @@ class Repository:
     def publish(
         self, package: Package, *, publisher: str = "", progress: Progress | None = None
     ) -> tuple[Version, bool]:
-        """Make the package the next version; returns it, and False where it was there already.
+        """Make the package the next version; False where it was there already.
 
         What the store has is not uploaded again. Raises `StorageError`, or `PackageError` when the
         package is of another model or its files changed since it was read.
@@ -176,12 +176,11 @@ class Repository:
         progress: Progress | None = None,
         with_evaluation: bool = False,
     ) -> Package:
-        """Version `number` as a verified package in folder `into`, which appears whole or not at
-        all.
+        """Version `number` as a verified package in folder `into`.
 
-        A folder that holds the whole version is verified again and taken as it is; anything else
-        there is replaced only if a fetch left it. Raises `NotFound`, `PackageError`,
-        `StorageError`.
+        The folder appears whole or not at all. One that holds the whole version is verified again
+        and taken as it is; anything else there is replaced only if a fetch left it. Raises
+        `NotFound`, `PackageError`, `StorageError`.
         """
         version = self.version(number)
         into = Path(into)
@@ -247,11 +246,11 @@ class Repository:
         grace: float = 24 * 3600.0,
         dry_run: bool = False,
     ) -> PrunedVersions:
-        """Remove old versions, but those in `keep` (releases that can be rolled back to) and the
-        `newest`.
+        """Remove old versions, but those in `keep` and the `newest`.
 
-        The version goes first. Its files go once no version has named them for `grace` seconds:
-        somebody may just be publishing them again. Killed in between, the next prune goes on.
+        `keep`: releases that can be rolled back to. The version goes first. Its files go once no
+        version has named them for `grace` seconds: somebody may just be publishing them again.
+        Killed in between, the next prune goes on.
         """
         numbers = list(self._log.numbers())
         wanted = {*keep, *numbers[-max(newest, 1) :]}
@@ -321,7 +320,7 @@ def _version(data: bytes, key: str) -> Version:
     except PackageError as problem:
         raise PackageError(f"{key}: {problem}") from None
     if digest != record.digest:
-        raise PackageError(f"{key}: its manifest has another digest than it says")
+        raise PackageError(f"{key}: its manifest has another digest than it states")
     return Version(
         number=record.number,
         digest=digest,

@@ -1,4 +1,4 @@
-"""What versions are judged by: the application's rule, the commit beside it, and what is live."""
+"""What versions are judged by: the application's rule, the commit, what is live."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class AcceptanceRule(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def held_out_digest(self) -> str:
-        """The sha256 of that file, read again only after it changed; "" where there is none."""
+        """The sha256 of that file, read again only after it changed; else ""."""
         if not self.held_out:
             return ""
         try:
@@ -79,7 +79,7 @@ class AcceptanceRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Criteria(msgspec.Struct, frozen=True, kw_only=True):
-    """What versions are judged by just now: the rule, the commit's own, and what is live."""
+    """What versions are judged by now: the rule, the commit's own, what is live."""
 
     rule: AcceptanceRule = AcceptanceRule()
     takes: Takes | None = None

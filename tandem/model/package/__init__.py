@@ -1,4 +1,4 @@
-"""The model package: a folder with a manifest, ONNX, skops and golden files; verified and opened.
+"""The model package: a folder with a manifest, model files and golden answers.
 
 A package is untrusted input. `read` checks every name, size and sha256, and bounds what the
 manifest asks for; `Package.golden` has answers that agree with themselves; `load_estimator` and
@@ -9,9 +9,10 @@ was loaded before it is asked. Nothing here ever unpickles.
     model.onnx       the fast path: there when conversion worked and its answers match the
                      estimator's
     model.skops      the estimator (absent when an ONNX file was published by itself)
+    model.*          another runtime's own format (see `runtimes`)
     golden.json      inputs with the answers that were recorded when the package was written
-    evaluation.json  optional, beside the package: held-out rows with the truth, for gates; never
-                     packed into an image
+    evaluation.json  optional, beside the package: held-out rows with the truth, to be
+                     judged by; never packed into an image
 
 `tandem.model.writing` writes them; the image holds this folder alone.
 """

@@ -1,4 +1,4 @@
-"""What a manifest and its golden answers may say: all of it bounded, and nothing contradictory."""
+"""What a manifest may say: all of it bounded, and nothing contradictory."""
 
 from __future__ import annotations
 
@@ -39,24 +39,27 @@ def check_name(name: str) -> str:
     """The name, when it can be part of a key, a tag and a URL; raises `PackageError`."""
     if not re.fullmatch(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", name):
         raise PackageError(
-            f"model name {name[:80]!r}: want at most 64 of a-z, 0-9, '.', '_', '-', "
+            f"model name {name[:80]!r}: expected at most 64 of a-z, 0-9, '.', '_', '-', "
             "with a letter or digit first and last"
         )
     return name
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Refuse a manifest that makes no sense, or asks for more memory or time than any model needs;
-    raises `PackageError`.
+    """Refuse a manifest that makes no sense or asks for too much.
+
+    Too much is more memory or time than any model needs. Raises `PackageError`.
     """
     check_name(manifest.name)
     _check_files(manifest)
     _check_texts(manifest)
     _check_features(manifest)
     if manifest.task == "classification" and not 2 <= len(manifest.labels) <= MAX_LABELS:
-        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels, want 2 to {MAX_LABELS}")
+        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels, expected 2 to {MAX_LABELS}")
     if manifest.task == "regression" and manifest.labels:
-        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels for a regression, want none")
+        raise PackageError(
+            f"{MANIFEST}: {len(manifest.labels)} labels for a regression, expected none"
+        )
     if len(set(manifest.labels)) != len(manifest.labels):
         raise PackageError(f"{MANIFEST}: a label is there twice")
     for name, value in manifest.metrics.items():
@@ -96,7 +99,7 @@ def _check_files(manifest: Manifest) -> None:
 
 
 def _most(runtime: Runtime, path: str) -> int | None:
-    """The most bytes of a file with that name; None where no package of the runtime has one."""
+    """The most bytes of a file with that name; None where no such file belongs there."""
     if path == GOLDEN:
         return MAX_GOLDEN
     if path in runtime.FILES:
@@ -141,7 +144,7 @@ def _check_features(manifest: Manifest) -> None:
         return
     if not 1 <= len(manifest.features) <= MAX_FEATURES:
         raise PackageError(
-            f"{MANIFEST}: {len(manifest.features)} features, want 1 to {MAX_FEATURES}"
+            f"{MANIFEST}: {len(manifest.features)} features, expected 1 to {MAX_FEATURES}"
         )
     if len({feature.name for feature in manifest.features}) != len(manifest.features):
         raise PackageError(f"{MANIFEST}: two features have one name")
@@ -149,7 +152,7 @@ def _check_features(manifest: Manifest) -> None:
         if feature.dtype not in DTYPES:
             raise PackageError(
                 f"feature {feature.name!r}: dtype {feature.dtype[:80]!r}, "
-                f"want one of {', '.join(DTYPES)}"
+                f"expected one of {', '.join(DTYPES)}"
             )
         if (
             len(feature.shape) > MAX_DIMENSIONS
@@ -158,8 +161,8 @@ def _check_features(manifest: Manifest) -> None:
         ):
             shape = str(feature.shape)[:80]
             raise PackageError(
-                f"feature {feature.name!r}: absurd shape {shape}, want at most {MAX_DIMENSIONS} "
-                f"sides and {MAX_ELEMENTS} elements"
+                f"feature {feature.name!r}: absurd shape {shape}, expected at most "
+                f"{MAX_DIMENSIONS} sides and {MAX_ELEMENTS} elements"
             )
     if manifest.layout == "matrix" and not _is_matrix(manifest.features):
         raise PackageError(
@@ -206,19 +209,19 @@ def _check_picture(manifest: Manifest, picture: Picture) -> None:
     width, height = picture.width, picture.height
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise PackageError(
-            f"{MANIFEST}: image of {width} x {height}, want sides of 1 to {MAX_SIDE}"
+            f"{MANIFEST}: image of {width} x {height}, expected sides of 1 to {MAX_SIDE}"
         )
     if picture.mode != "L":
         raise PackageError(
-            f"{MANIFEST}: image mode {picture.mode[:80]!r}, want 'L': pictures are read in grey"
+            f"{MANIFEST}: image mode {picture.mode[:80]!r}, expected 'L': pictures are read in grey"
         )
     if picture.background not in ("black", "white") or picture.ink not in ("bright", "dark"):
         raise PackageError(
             f"{MANIFEST}: image background {picture.background[:80]!r} and ink "
-            f"{picture.ink[:80]!r}, want 'black' or 'white', and 'bright' or 'dark'"
+            f"{picture.ink[:80]!r}, expected 'black' or 'white', and 'bright' or 'dark'"
         )
     if not 0 < picture.maximum <= 2**32:
-        raise PackageError(f"{MANIFEST}: image maximum {picture.maximum}, want more than 0")
+        raise PackageError(f"{MANIFEST}: image maximum {picture.maximum}, expected more than 0")
     elements = math.prod(row_shape(manifest))
     if manifest.layout != "matrix" or width * height != elements:
         raise PackageError(
@@ -238,8 +241,8 @@ def _check_statistics(statistics: Statistics) -> None:
     levels = len(statistics.levels)
     if levels > MAX_LEVELS or any(len(values) != levels for values in statistics.quantiles):
         raise PackageError(
-            f"{MANIFEST}: statistics have {levels} levels, want at most {MAX_LEVELS}, and as many "
-            "quantiles for each element"
+            f"{MANIFEST}: statistics have {levels} levels, expected at most {MAX_LEVELS}, and as "
+            "many quantiles for each element"
         )
     for shares in (statistics.answers, *statistics.categories.values()):
         _check_lengths("a category", shares)

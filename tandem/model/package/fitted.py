@@ -1,4 +1,4 @@
-"""Estimators after loading, before they are asked: what scikit-learn's compiled code relies on.
+"""Estimators after loading, before they are asked: what compiled code relies on.
 
 Compiled code follows indices and widths without looking: what does not fit would read or write
 foreign memory, or never end. Checked is each type of scikit-learn's that does so when it predicts,
@@ -21,8 +21,9 @@ _CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, 
 
 
 def check_fitted(estimator: Any, name: str) -> None:
-    """Refuse an estimator whose fitted values do not fit together, or whose parameters do more than
-    compute; raises `PackageError` that begins with `name`.
+    """Refuse an estimator whose fitted values do not fit together.
+
+    Or whose parameters do more than compute. Raises `PackageError` that begins with `name`.
     """
     try:
         for owner, key, value in _values(estimator):
@@ -66,10 +67,10 @@ def _check_value(owner: Any, key: str, value: Any) -> None:
     kind = type(value)
     if kind.__module__ == "sklearn.tree._tree":
         tree = key == "tree_" and "BaseDecisionTree" in type_names(owner)
-        need(tree and owner.tree_ is value, value, f"has no business as {key!r}")
+        need(tree and owner.tree_ is value, value, f"does not belong as {key!r}")
     elif kind.__name__ == "TreePredictor":
         boosting = key == "_predictors" and "BaseHistGradientBoosting" in type_names(owner)
-        need(boosting, value, f"has no business as {key!r}")
+        need(boosting, value, f"does not belong as {key!r}")
     elif isinstance(value, np.random.RandomState | np.random.Generator):
         _check_random(value)
     elif hasattr(value, "check_format"):
@@ -82,15 +83,13 @@ def _check_value(owner: Any, key: str, value: Any) -> None:
 
 
 def _is_fitted(value: Any) -> bool:
-    """Whether it has learned anything: ensembles keep what they copied, and cannot ask it."""
+    """Whether it has learned anything: ensembles keep copies that cannot be asked."""
     learned = {name for name in vars(value) if name.startswith("_") or name.endswith("_")}
     return bool(learned - {"_sklearn_output_config", "_metadata_request"})
 
 
 def _check_callable(owner: Any, key: str, value: Any) -> None:
-    """Functions are called with whatever they are given: only those that compute, where they
-    belong.
-    """
+    """Functions are called as they are: only those that compute, where they belong."""
     if isinstance(value, type):
         allowed = key.endswith("dtype") and (
             issubclass(value, np.generic) or value in (int, float, bool, str)
@@ -103,7 +102,7 @@ def _check_callable(owner: Any, key: str, value: Any) -> None:
 
 
 def _check_parameters(value: Any) -> None:
-    """What opens files, starts processes or prints; and attributes that stand in for methods."""
+    """What opens files, starts processes or prints, and what replaces methods."""
     held = vars(value)
     for name in held:
         # A method, a property or a constant of the class, which the class counts on.
@@ -112,23 +111,23 @@ def _check_parameters(value: Any) -> None:
     need(
         held.get("n_jobs") in (None, 1),
         value,
-        f"n_jobs={held.get('n_jobs')!r}: want None, a service has its own workers",
+        f"n_jobs={held.get('n_jobs')!r}: expected None, a service has its own workers",
     )
     need(
         held.get("memory") is None,
         value,
-        f"memory={str(held.get('memory'))[:60]!r} keeps files: want None",
+        f"memory={str(held.get('memory'))[:60]!r} keeps files: expected None",
     )
-    need(not held.get("verbose"), value, f"verbose={held.get('verbose')!r}: want 0")
+    need(not held.get("verbose"), value, f"verbose={held.get('verbose')!r}: expected 0")
     need(
         held.get("input", "content") == "content",
         value,
-        f"input={str(held.get('input'))[:60]!r} opens files: want 'content'",
+        f"input={str(held.get('input'))[:60]!r} opens files: expected 'content'",
     )
     need(
         not (held.get("kw_args") or held.get("inv_kw_args")),
         value,
-        "hands arguments to its function: want none",
+        "hands arguments to its function: expected none",
     )
 
 

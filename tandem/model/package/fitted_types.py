@@ -33,7 +33,7 @@ def _integer(value: Any) -> bool:
 
 
 def _width(value: Any) -> int:
-    """How many columns scikit-learn lets through: without the attribute it would not look."""
+    """How many columns scikit-learn lets through; without it, it would not look."""
     width: Any = vars(value).get("n_features_in_")
     need(_integer(width) and width > 0, value, f"n_features_in_={str(width)[:60]}")
     return int(width)
@@ -42,11 +42,11 @@ def _width(value: Any) -> int:
 def _check_array(owner: Any, name: str, shape: tuple[int, ...], kinds: str = "f") -> Any:
     """The attribute, when it is an array of that shape and kind of numbers."""
     array = vars(owner).get(name)
-    need(type(array) is np.ndarray and array.dtype.kind in kinds, owner, f"{name} is no array")
+    need(type(array) is np.ndarray and array.dtype.kind in kinds, owner, f"{name} is not an array")
     need(
         array.shape == shape,
         owner,
-        f"{name} has shape {str(list(array.shape))[:60]}, want {list(shape)}",
+        f"{name} has shape {str(list(array.shape))[:60]}, expected {list(shape)}",
     )
     return array
 
@@ -66,7 +66,7 @@ def _check_tree(owner: Any) -> None:
 
 
 def _check_nodes(owner: Any, left: Any, right: Any, column: Any, width: int) -> None:
-    """Children come after their parents and are there, columns are there; a leaf has -1 twice."""
+    """Children come after their parents, columns are there; a leaf has -1 twice."""
     count = len(left)
     inner = left != -1
     places = np.arange(count)[inner]
@@ -97,7 +97,9 @@ def _check_isolation_forest(owner: Any) -> None:
 def _check_boosting(owner: Any) -> None:
     width = _width(owner)
     trees = vars(owner).get("estimators_")
-    need(type(trees) is np.ndarray and trees.ndim == 2, owner, "estimators_ is no table of trees")
+    need(
+        type(trees) is np.ndarray and trees.ndim == 2, owner, "estimators_ is not a table of trees"
+    )
     count = trees.shape[1]
     need(trees.size and count == owner.n_trees_per_iteration_, owner, f"{count} trees a round")
     for member in trees.ravel():
@@ -118,7 +120,7 @@ def _check_boosting(owner: Any) -> None:
         need(
             isinstance(start, str) and start == "zero",
             owner,
-            f"init={type(start).__name__}: want None or 'zero'",
+            f"init={type(start).__name__}: expected None or 'zero'",
         )
 
 
@@ -154,7 +156,7 @@ def _check_predictor(owner: Any, tree: Any, width: int) -> None:
 def _check_libsvm(owner: Any) -> None:
     width = _width(owner)
     need(owner._sparse is False, owner, "fitted on sparse rows, which are not served")
-    need(isinstance(owner.kernel, str), owner, "kernel is called; want its name")
+    need(isinstance(owner.kernel, str), owner, "kernel is called; expected its name")
     vectors = len(_check_array(owner, "support_", np.shape(vars(owner).get("support_"))[:1], "i"))
     classes = 2
     if owner._impl in ("c_svc", "nu_svc"):
@@ -186,16 +188,18 @@ def _check_libsvm(owner: Any) -> None:
 def _check_neighbors(owner: Any) -> None:
     width = _width(owner)
     rows = vars(owner).get("_fit_X")
-    need(type(rows) is np.ndarray and rows.ndim == 2, owner, "_fit_X is no table")
+    need(type(rows) is np.ndarray and rows.ndim == 2, owner, "_fit_X is not a table")
     _check_array(owner, "_fit_X", (len(rows), width), "fiub")
     need(len(rows) and owner.n_samples_fit_ == len(rows), owner, f"holds {len(rows)} rows")
-    need(vars(owner).get("_tree") is None, owner, "a search tree cannot be checked; want 'brute'")
+    need(
+        vars(owner).get("_tree") is None, owner, "a search tree cannot be checked; expected 'brute'"
+    )
     count = vars(owner).get("n_neighbors")
     if count is not None:
         need(_integer(count) and 1 <= count <= len(rows), owner, f"n_neighbors={count!r}")
     for name in ("metric", "effective_metric_", "weights"):
         said = vars(owner).get(name)
-        need(said is None or isinstance(said, str), owner, f"{name} is called; want its name")
+        need(said is None or isinstance(said, str), owner, f"{name} is called; expected its name")
     for name in ("metric_params", "effective_metric_params_"):
         for key, value in (vars(owner).get(name) or {}).items():
             # scipy looks at the shape of all but the inverse of a covariance.
@@ -203,7 +207,9 @@ def _check_neighbors(owner: Any) -> None:
             need(np.shape(value) in shapes, owner, f"{name}: {key} is not of {width} columns")
     labels = vars(owner).get("_y")
     if labels is not None:
-        need(type(labels) is np.ndarray and labels.dtype.kind in "fiub", owner, "_y is no array")
+        need(
+            type(labels) is np.ndarray and labels.dtype.kind in "fiub", owner, "_y is not an array"
+        )
         need(labels.shape[:1] == (len(rows),), owner, f"{len(rows)} rows, {len(labels)} answers")
     if "ClassifierMixin" in type_names(owner):
         _check_classes(owner, labels)
@@ -279,7 +285,7 @@ def _check_vocabulary(owner: Any) -> None:
     words = vars(owner).get("vocabulary_")
     if words is None:
         return  # made from `vocabulary`, which scikit-learn checks
-    need(type(words) is dict, owner, "vocabulary_ is no mapping")
+    need(type(words) is dict, owner, "vocabulary_ is not a mapping")
     places = list(words.values())
     fits = all(map(_integer, places)) and sorted(places) == list(range(len(places)))
     need(fits, owner, "vocabulary_ points outside of its columns")
@@ -290,7 +296,7 @@ def _check_hashing(owner: Any) -> None:
     need(
         _integer(count) and 1 <= count <= MAX_HASHED,
         owner,
-        f"n_features={str(count)[:60]}, want 1 to {MAX_HASHED}",
+        f"n_features={str(count)[:60]}, expected 1 to {MAX_HASHED}",
     )
 
 

@@ -26,18 +26,19 @@ may have rounded one of them.
 
 
 def check_golden_agrees(manifest: Manifest, golden: Golden) -> None:
-    """Refuse golden rows of another shape than the manifest says, answers that its predictions
-    contradict, and a tolerance that would let anything pass; raises `PackageError`.
+    """Refuse golden answers that disagree with the manifest or with themselves.
+
+    And a tolerance that would let anything pass. Raises `PackageError`.
     """
     if not len(golden.inputs) == len(golden.answers) == len(golden.predictions):
         raise PackageError(f"{GOLDEN}: inputs, answers and predictions are not of one length")
     if not 1 <= len(golden.inputs) <= MAX_GOLDEN_ROWS:
-        raise PackageError(f"{GOLDEN}: {len(golden.inputs)} rows, want 1 to {MAX_GOLDEN_ROWS}")
+        raise PackageError(f"{GOLDEN}: {len(golden.inputs)} rows, expected 1 to {MAX_GOLDEN_ROWS}")
     check_rows(manifest, golden.inputs)
     classifies = manifest.task == "classification"
     width = len(manifest.labels) if classifies else len(golden.answers[0])
     if not 1 <= width <= MAX_LABELS:
-        raise PackageError(f"{GOLDEN}: answers of {width} values, want 1 to {MAX_LABELS}")
+        raise PackageError(f"{GOLDEN}: answers of {width} values, expected 1 to {MAX_LABELS}")
     for number, answer in enumerate(golden.answers):
         if len(answer) != width:
             wanted = f"{width} labels" if classifies else f"{width} in the first"
@@ -62,8 +63,8 @@ def _check_tolerance(manifest: Manifest, golden: Golden) -> None:
         allowed *= max(abs(value) for answer in golden.answers for value in answer) + 1e-12
     if not 0 <= golden.tolerance <= allowed:
         raise PackageError(
-            f"{GOLDEN}: tolerance {golden.tolerance:g}, want 0 to {allowed:g}: what is recorded is "
-            "what the model answers"
+            f"{GOLDEN}: tolerance {golden.tolerance:g}, expected 0 to {allowed:g}: what is "
+            "recorded is what the model answers"
         )
 
 
@@ -72,8 +73,8 @@ def _check_probabilities(golden: Golden) -> None:
     for number, answer in enumerate(golden.answers):
         if min(answer) < -1e-3 or abs(sum(answer) - 1) > 1e-2:
             raise PackageError(
-                f"{GOLDEN}: answer {number} is no probabilities: they are below 0, or do not sum "
-                "to 1"
+                f"{GOLDEN}: answer {number} is not made of probabilities: they are below 0, or do "
+                "not sum to 1"
             )
 
 
@@ -87,7 +88,7 @@ def _contradiction(
     if got.value is not None or not len(want.labels) == len(got.labels) == len(got.probabilities):
         return (
             f"{len(got.labels)} labels with {len(got.probabilities)} probabilities, "
-            f"want the best {len(want.labels)}"
+            f"expected the best {len(want.labels)}"
         )
     if len(set(got.labels)) != len(got.labels):
         return f"labels {got.labels}: one is there twice"

@@ -13,11 +13,11 @@ from tandem.model.package.runtimes import runtime_of
 
 
 def check_libraries(manifest: Manifest, lock: Mapping[str, str] | None = None) -> None:
-    """Refuse a package whose estimator another version of scikit-learn or skops wrote; names both
-    versions.
+    """Refuse a package that the application's libraries cannot open.
 
     `lock` maps library to version as the application has them locked; without it, what is installed
-    here counts. A package that is answered by ONNX needs neither.
+    here counts. An estimator needs the versions that wrote it; ONNX needs none. Raises
+    `PackageError` that names both versions.
     """
     runtime = runtime_of(manifest.runtime)
     if runtime.NEEDED and not any(_ours(library, lock) for library in runtime.NEEDED):
@@ -56,6 +56,7 @@ def _installed(library: str) -> str | None:
 
 
 def library_versions(*names: str) -> dict[str, str]:
+    """Python's version and those of the distributions that are installed."""
     found = {name: _installed(name) for name in names}
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python, **{name: version for name, version in found.items() if version}}

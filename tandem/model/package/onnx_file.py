@@ -58,11 +58,11 @@ _Fields = dict[int, list[Any]]
 
 
 def check_onnx(path: Path) -> None:
-    """Refuse a file that is no ONNX model, or reads other files, or needs foreign operators, or
-    grows out of all proportion; raises `PackageError`.
+    """Refuse a file that is no ONNX model, or does more than compute.
 
-    Walks the protobuf without building it, so that it costs little memory and needs no `onnx`
-    library.
+    That is: reads other files, needs foreign operators, or grows out of all proportion. Walks the
+    protobuf without building it, so that it costs little memory and needs no `onnx` library. Raises
+    `PackageError`.
     """
     refuse_pickle(path)
     try:
@@ -89,6 +89,7 @@ class _Walk:
         self._constants: dict[bytes, int] = {}
 
     def model(self) -> None:
+        """Walk the whole file; raises `PackageError`."""
         self._message("model", 0, len(self._data), 0)
         for node in self._nodes:
             self._check_size(node)
@@ -214,7 +215,7 @@ class _Walk:
         return start, start + length
 
     def _packed(self, holds: str, start: int, end: int) -> list[int] | None:
-        """The integers of a packed field, when they are few; raises ValueError when it is none."""
+        """The integers of a packed field when they are few; raises ValueError."""
         if holds != "varint":
             if (end - start) % int(holds):
                 raise ValueError("cut off")

@@ -1,4 +1,4 @@
-"""A package's folder, read and verified: each name, size and sha256, and what the manifest says."""
+"""A package's folder, read and verified: each name, size and sha256."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from tandem.model.package.rows import check_rows
 
 
 class Package:
-    """A verified folder. `digest` names the content: the same model and metadata always have the
-    same one.
+    """A verified folder; `digest` names its content.
+
+    The same model and metadata always have the same digest.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, digest: str) -> None:
@@ -62,7 +63,7 @@ class Package:
         return golden
 
     def held_out(self) -> HeldOut | None:
-        """The held-out rows, where the package says that it has some and they are in the folder."""
+        """The held-out rows, where the package names some and they are in the folder."""
         evaluation = self.manifest.evaluation
         path = self.folder / EVALUATION
         if evaluation is None or evaluation.file is None or not path.exists():
@@ -77,8 +78,9 @@ class Package:
 
 
 def read(folder: Path | str) -> Package:
-    """The package in `folder`, verified; raises `PackageError` that names the file and what is
-    wrong with it.
+    """The package in `folder`, verified.
+
+    Raises `PackageError` that names the file and what is wrong with it.
     """
     folder = Path(folder)
     manifest, digest = decode_manifest(_small(folder / MANIFEST, MAX_MANIFEST))
@@ -95,7 +97,7 @@ def read(folder: Path | str) -> Package:
 
 
 def decode_manifest(data: bytes) -> tuple[Manifest, str]:
-    """A manifest that makes sense, and the digest of its content; raises `PackageError`."""
+    """A manifest that makes sense, and its digest; raises `PackageError`."""
     try:
         raw = msgspec.json.decode(data)
         if not isinstance(raw, dict):

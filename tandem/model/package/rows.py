@@ -14,8 +14,9 @@ from tandem.model.package.format import DTYPES, Feature, Manifest, Prediction
 
 
 def check_rows(manifest: Manifest, rows: Sequence[Any]) -> None:
-    """Refuse rows that are not of the features' shapes; raises `PackageError` that names the
-    row.
+    """Refuse rows of another shape than the features'.
+
+    Raises `PackageError` that names the row.
     """
     if manifest.layout == "tensors":
         _check_tensors(manifest, rows)
@@ -42,10 +43,10 @@ def _check_tensors(manifest: Manifest, rows: Sequence[Any]) -> None:
 
 
 def as_array(manifest: Manifest, rows: Any) -> NDArray[Any]:
-    """JSON-like rows as the array that `Predictor.predict` takes; `null` is a missing number (NaN).
+    """JSON-like rows as the array that `Predictor.predict` takes.
 
-    Raises `PackageError` when a row has another shape, or a value another type, than the features
-    say.
+    `null` is a missing value: NaN for a number, and for a text what it was in training. Raises
+    `PackageError` when a row has another shape, or a value another type, than the features say.
     """
     shape = row_shape(manifest)
     try:
@@ -65,7 +66,7 @@ def as_array(manifest: Manifest, rows: Any) -> NDArray[Any]:
     except (TypeError, ValueError, OverflowError) as problem:
         raise PackageError(f"rows are not what the features say: {problem}") from None
     if array.shape[1:] != shape:
-        raise PackageError(f"rows have shape {list(array.shape[1:])}, want {list(shape)}")
+        raise PackageError(f"rows have shape {list(array.shape[1:])}, expected {list(shape)}")
     return array
 
 
@@ -90,13 +91,14 @@ def _value(feature: Feature, value: Any) -> Any:
             return math.nan if feature.missing == "nan" else None
         if isinstance(value, str):
             return value
-        raise TypeError(f"{feature.name} is {value!r}, want a text")
+        raise TypeError(f"{feature.name} is {value!r}, expected a text")
     if isinstance(value, str) or (value is None and not feature.dtype.startswith("float")):
-        raise TypeError(f"{feature.name} is {value!r}, want {feature.dtype}")
+        raise TypeError(f"{feature.name} is {value!r}, expected {feature.dtype}")
     return math.nan if value is None else DTYPES[feature.dtype](value).item()
 
 
 def row_shape(manifest: Manifest) -> tuple[int, ...]:
+    """One row's shape as an array."""
     first = manifest.features[0]
     return (
         tuple(first.shape)
@@ -114,9 +116,7 @@ def _shape_of(row: Any) -> tuple[int, ...]:
 
 
 def predictions_of(manifest: Manifest, answers: NDArray[Any], top: int = 3) -> list[Prediction]:
-    """Answers in the shape that the service gives them: the `top` labels, best first, or the
-    value.
-    """
+    """Answers as the service gives them: the `top` labels, best first, or the value."""
     if manifest.task == "regression":
         return [Prediction(value=value) for value in answers.tolist()]
     order = np.argsort(-answers, axis=1, kind="stable")[:, :top]

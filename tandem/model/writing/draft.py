@@ -32,7 +32,10 @@ class Draft(msgspec.Struct):
 
 
 def check_answers(manifest: Manifest, answers: NDArray[Any], rows: int) -> None:
-    """Refuse answers of another shape than the task's, or not finite; raises `PackageError`."""
+    """Refuse answers of another shape than the task's, or not finite.
+
+    Raises `PackageError`.
+    """
     if answers.shape[:1] != (rows,) or answers.ndim > 2:
         raise PackageError(f"answers have shape {list(answers.shape)} for {rows} rows")
     if manifest.task == "classification" and answers.shape != (rows, len(manifest.labels)):
@@ -49,7 +52,7 @@ def check_answers(manifest: Manifest, answers: NDArray[Any], rows: int) -> None:
 
 
 def scale(manifest: Manifest, answers: NDArray[Any]) -> Any:
-    """What a difference of answers is measured against: 1 for probabilities, else their size."""
+    """What differences are measured against: 1 for probabilities, else their size."""
     return (
         1.0
         if manifest.task == "classification"

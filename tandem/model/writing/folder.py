@@ -61,10 +61,11 @@ def write(
     runtime: Literal["files"] | None = None,
     output: str | None = None,
 ) -> Package:
-    """Make the package of a fitted estimator, or of an ONNX or skops file (its path), in `folder`.
+    """Make the package of a fitted estimator, or of an ONNX or skops file.
 
-    `output` names the one of an ONNX file's outputs that answers; logits are taken as such.
-    With `runtime="files"` the path is a file or a folder of files that only the application opens.
+    A file is given by its path. `output` names the ONNX output that answers; logits are taken as
+    such. With `runtime="files"` the path is a file or a folder of files that only the application
+    opens.
 
     `sample`: rows like those to be asked: a 2-D array, a data frame, a dict of columns, a
     structured array, or texts. Golden rows come out of it, and ONNX is taken only when its answers
@@ -127,7 +128,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def _model_in(path: Path) -> Any:
-    """A skops file's estimator, or an ONNX file's path; raises `PackageError` for other files."""
+    """A skops file's estimator, or an ONNX file's path; raises `PackageError`."""
     refuse_pickle(path)
     if path.suffix == ".skops":
         return load_skops(path)

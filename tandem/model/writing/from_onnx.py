@@ -97,7 +97,7 @@ def _answers(folder: Path, manifest: Manifest, rows: NDArray[Any], name: str) ->
 
 
 def _kind_of(answers: NDArray[Any]) -> Probabilities:
-    """What a classifier's raw answers are. Shares that do not sum to 1 are nobody's logits."""
+    """What a classifier's raw answers are; shares that do not sum to 1 are no logits."""
     shares = bool(answers.min(initial=0) >= 0 and answers.max(initial=1) <= 1)
     if answers.ndim == 1 or answers.shape[1] == 1:
         return "positive" if shares else "logits"
@@ -111,9 +111,7 @@ def _task_of_output(output: Any) -> Task:
 
 
 def _invented(inputs: Any) -> Any:
-    """Rows for golden answers where a bare ONNX file came without any: seeded noise of its inputs'
-    shapes.
-    """
+    """Rows for a bare ONNX file: seeded noise of its inputs' shapes."""
     generator = np.random.default_rng(0)
     columns: dict[str, Any] = {}
     for item in inputs:

@@ -32,9 +32,7 @@ def _spread(draft: Draft) -> float:
 
 
 def _golden_rows(draft: Draft) -> list[int]:
-    """Up to GOLDEN_ROWS row numbers: of every answered label in turn, clear ones, or evenly
-    spread.
-    """
+    """Up to GOLDEN_ROWS row numbers: clear ones of every label, or evenly spread."""
     count = len(draft.rows)
     if draft.manifest.task == "regression":
         spread = {int(at) for at in np.linspace(0, count - 1, min(GOLDEN_ROWS, count))}

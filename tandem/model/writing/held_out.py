@@ -35,7 +35,7 @@ def keep_held_out(
     layout, _, rows = table_of(given, feature_names_of(manifest))
     if layout != manifest.layout or rows.shape[1:] != row_shape(manifest):
         raise PackageError(
-            f"held_out: rows of shape {list(rows.shape[1:])}, want {list(row_shape(manifest))}"
+            f"held_out: rows of shape {list(rows.shape[1:])}, expected {list(row_shape(manifest))}"
         )
     answers = np.asarray(truth)
     if len(answers) != len(rows):

@@ -18,7 +18,7 @@ from tandem.model.writing.skops_export import dump_skops
 
 
 def native_of(estimator: Any) -> tuple[NativeRuntime, Any, Any] | None:
-    """The runtime, the steps before (or None) and the trees; None where it is no such model."""
+    """The runtime, the steps before (or None) and the trees; None for other models."""
     steps, trees = None, estimator
     if type(estimator).__name__ == "Pipeline":
         steps, trees = (estimator[:-1] if len(estimator) > 1 else None), estimator[-1]
@@ -36,7 +36,10 @@ def export(
     answers: NDArray[Any],
     trust: tuple[str, ...],
 ) -> Manifest:
-    """Write the files, and see that they answer as the estimator; raises `PackageError`."""
+    """Write the files, and see that they answer as the estimator.
+
+    Raises `PackageError`.
+    """
     runtime, steps, trees = native
     runtime.save(trees, folder)
     if steps is not None:

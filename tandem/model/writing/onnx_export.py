@@ -20,8 +20,9 @@ from tandem.model.writing.draft import TOLERANCE, scale
 def convert(
     path: Path, estimator: Any, manifest: Manifest, rows: NDArray[Any], answers: NDArray[Any]
 ) -> str:
-    """Write the ONNX form; returns why it is not to be used, or "" when it answers as the estimator
-    does.
+    """Write the ONNX form; returns why it is not to be used, or "".
+
+    It is used when it answers as the estimator does.
     """
     try:
         data = _to_onnx(estimator, manifest, rows)
@@ -92,8 +93,9 @@ def _to_onnx(estimator: Any, manifest: Manifest, rows: NDArray[Any]) -> bytes:
 
 
 def _only_answers(model: Any, task: str) -> Any:
-    """Without the nodes that only pick the label: the service picks labels itself, and they cost a
-    fifth of the time.
+    """The graph without the nodes that pick the label.
+
+    The service picks labels itself, and they cost a fifth of the time.
     """
     from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 
@@ -108,8 +110,9 @@ def _only_answers(model: Any, task: str) -> Any:
 
 
 def _number_names(graph: Any) -> None:
-    """Name nodes and values by their order: the converter counts on through the whole process, and
-    equal estimators are to make equal bytes. What goes in and comes out keeps its name.
+    """Name nodes and values by their order, so that equal estimators make equal bytes.
+
+    The converter counts on through the whole process. What goes in and comes out keeps its name.
     """
     names = {value.name: value.name for value in (*graph.input, *graph.output)}
     names[""] = ""  # an optional input that is left out

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def portable(estimator: Any) -> Any:
-    """The estimator, or a copy, as it is safe to load and needs no more than the image has.
+    """The estimator, or a copy, as the image can load it.
 
     One that was fitted on a data frame takes columns by position: the image has no pandas. Nearest
     neighbours are searched one by one: their search trees cannot be checked after loading. What
@@ -39,7 +39,7 @@ def _left_behind(part: Any) -> dict[str, Any]:
 
 
 def _by_position(estimator: Any) -> Any:
-    """Names of columns become their positions, wherever the estimator has learned them."""
+    """Names of columns become their positions, wherever they were learned."""
     if not _named(estimator):
         return estimator
     for part in parts(estimator):

@@ -21,7 +21,10 @@ from tandem.model.package import (
 def table_of(
     sample: Any, names: Sequence[str] | None = None
 ) -> tuple[Layout, list[Feature], NDArray[Any]]:
-    """Layout, features and rows of a sample in any form that people have; raises `PackageError`."""
+    """Layout, features and rows of a sample in any form that people have.
+
+    Raises `PackageError`.
+    """
     if hasattr(sample, "columns") and hasattr(sample, "iloc"):
         columns = {str(name): np.asarray(sample[name]) for name in sample.columns}
     elif isinstance(sample, Mapping):
@@ -72,7 +75,7 @@ def _rows_of(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
 def _column(
     values: NDArray[Any], where: str, frame: bool
 ) -> tuple[NDArray[Any], str, Literal["nan"] | msgspec.UnsetType]:
-    """The column with its dtype, missing values in one form; and which, if they are texts."""
+    """The column with missing values in one form, its dtype, and that form for texts."""
     if values.dtype.kind != "O":
         return values, _dtype_name(values, where), msgspec.UNSET
     holes = np.array([_is_missing(value) for value in values.tolist()], dtype=bool)
@@ -125,7 +128,7 @@ def _table_of_array(
             else [f"column_{n}" for n in range(rows.shape[1])]
         )
         if rows.ndim != 2:
-            raise PackageError(f"sample: shape {list(rows.shape)}, want rows and columns")
+            raise PackageError(f"sample: shape {list(rows.shape)}, expected rows and columns")
         rows = rows.astype(object)
         typed = [_column(rows[:, at], titles[at], frame=False) for at in range(rows.shape[1])]
         features = [

@@ -15,8 +15,9 @@ from tandem.errors import PackageError, one_line
 
 
 def dump_skops(estimator: Any, path: Path) -> None:
-    """Write the estimator so that equal estimators make equal bytes: numbered ids, no clock, plain
-    storing.
+    """Write the estimator so that equal estimators make equal bytes.
+
+    Ids are numbered, there is no clock, members are stored plain. Raises `PackageError`.
     """
     import skops.io
 
@@ -45,8 +46,9 @@ def dump_skops(estimator: Any, path: Path) -> None:
 
 
 def _copy_array(reader: Any, writer: Any) -> None:
-    """Copy a member in chunks; the gaps in records (a tree's nodes have some) are made zero, for
-    what is in there is whatever was in memory.
+    """Copy a member in chunks; gaps in records are zeroed.
+
+    A tree's nodes have some: padding bytes are uninitialised memory and would change the digest.
     """
     start = reader.read(4096)
     if start.startswith(b"\x93NUMPY") and b"'descr': [" in start:
@@ -70,8 +72,9 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _normal(node: Any, names: dict[str, str], ids: dict[int, int]) -> Any:
-    """The schema with ids (memory addresses) and file names (made of them) numbered in the order
-    they are met.
+    """The schema with ids and file names numbered in the order they are met.
+
+    They are made of memory addresses.
     """
     if isinstance(node, list):
         return [_normal(item, names, ids) for item in node]

@@ -113,7 +113,7 @@ def test_a_version_below_the_floor_is_refused_with_its_number(ward: Ward) -> Non
     result = ward.judge(ward.publish(0.8))
     assert not result.accepted
     assert "accuracy 0.8000 on 200 held-out rows" in result.reason
-    assert "want surely at least 0.9" in result.reason
+    assert "expected at least 0.9" in result.reason
 
 
 def test_what_it_tells_of_itself_does_not_count_where_it_can_be_measured(ward: Ward) -> None:
@@ -183,7 +183,7 @@ def test_a_publishers_word_alone_accepts_nothing_but_a_named_person_may(ward: Wa
     told = ward.publish(0.95, held_out=None, metrics={"accuracy": 0.97})
     result = ward.judge(told)
     assert not result.accepted
-    assert "0.9700 is its publisher's word alone" in result.reason
+    assert "0.9700 as reported by its publisher" in result.reason
     assert "held_out=(rows, truth)" in result.reason
     overrule(ward.repository, told, by="Ann", reason="measured in the field")
     assert ward.judge(told).accepted
@@ -223,9 +223,9 @@ def test_a_few_rows_accept_nothing_however_right_they_are(ward: Ward) -> None:
     number = ward.publish(1.0, held_out=(three[0][:3], three[1][:3]))
     result = ward.judge(number, floor=0.5, least_rows=30)
     assert "3 held-out rows of its publisher" in result.reason
-    assert "want 30" in result.reason
+    assert "expected 30" in result.reason
     result = ward.judge(number, floor=0.5, least_rows=3)
-    assert "want surely at least 0.5" in result.reason, "Wilson's interval: 0.44 to 1"
+    assert "expected at least 0.5" in result.reason, "Wilson's interval: 0.44 to 1"
 
 
 def test_the_floor_holds_for_the_lower_end_of_the_interval(ward: Ward) -> None:
@@ -315,8 +315,8 @@ def test_a_regression_is_judged_by_its_errors(
 
 def test_a_metric_of_another_task_is_refused(ward: Ward) -> None:
     result = ward.judge(ward.publish(0.95), metric="r2")
-    assert "r2 is no metric of a classification" in result.reason
-    with pytest.raises(PackageError, match="want one of"):
+    assert "r2 does not measure a classification" in result.reason
+    with pytest.raises(PackageError, match="expected one of"):
         ward.judge(ward.publish(0.96), metric="glamour")
 
 

@@ -408,7 +408,7 @@ def test_a_skops_file_is_a_package_when_rows_come_with_it(made: Package, tmp_pat
 
 def test_another_kind_of_file_says_which_are_taken(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_text("weights")
-    with pytest.raises(PackageError, match=r"want an \.onnx file"):
+    with pytest.raises(PackageError, match=r"expected an \.onnx file"):
         write(tmp_path / "package", tmp_path / "model.txt", name="tiny")
     with pytest.raises(PackageError, match="No such file"):
         write(tmp_path / "package", tmp_path / "nothing.onnx", name="tiny")
@@ -430,7 +430,7 @@ def test_another_kind_of_file_says_which_are_taken(tmp_path: Path) -> None:
         ({"metrics": {"accuracy": math.nan}}, "metric accuracy is nan"),
         ({"held_out": (X[:5], [0, 1])}, "5 rows with 2 answers"),
         ({"held_out": (X[:2], ["no", "label"])}, "none of the labels"),
-        ({"held_out": (X[:2, :2], [0, 1])}, "want [4]"),
+        ({"held_out": (X[:2, :2], [0, 1])}, "expected [4]"),
         ({"feature_names": ["one"]}, "1 for 4 columns"),
     ],
 )

@@ -265,7 +265,7 @@ def test_another_protocol_of_skops_is_refused(made: Package, protocol: int) -> N
 )
 def test_a_member_with_another_path_is_refused(made: Package, name: str) -> None:
     data = archive({"schema.json": schema(text("x")), name: b""})
-    assert "no business" in refused(made, "model.skops", data)
+    assert "does not belong" in refused(made, "model.skops", data)
 
 
 def test_a_member_that_is_there_twice_is_refused(made: Package) -> None:
@@ -528,7 +528,7 @@ def test_an_endless_manifest_is_not_read(made: Package, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("golden", "words"),
     [
-        ({"inputs": [[0, 0]]}, "want .3."),
+        ({"inputs": [[0, 0]]}, "expected .3."),
         ({"inputs": []}, "not of one length"),
         ({"answers": [[1.0]]}, "1 numbers for 2 labels"),
     ],

@@ -47,7 +47,7 @@ class Runtime(Protocol):
 
 
 class NativeRuntime(Runtime, Protocol):
-    """One with a format of its own that its library writes, for the last step of a pipeline."""
+    """One whose library writes a format of its own, for a pipeline's last step."""
 
     def handles(self, estimator: Any) -> bool:
         """Whether the estimator is of this library."""

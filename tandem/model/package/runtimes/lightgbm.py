@@ -1,4 +1,4 @@
-"""Runtime `lightgbm`: boosted trees in LightGBM's own text, checked before they are loaded."""
+"""Runtime `lightgbm`: trees in LightGBM's text, checked before they are loaded."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _checked(data: bytes) -> int:
     # By these its library cuts the file, wherever that is.
     sizes = [int(size) for size in told.get(b"tree_sizes", b"").split()]
     if sizes != [len(block) for block in blocks] or len(blocks) % at_once:
-        raise PackageError(f"{FILE}: its trees are of other sizes than it says")
+        raise PackageError(f"{FILE}: its trees are of other sizes than it states")
     for name in (b"feature_names", b"feature_infos"):
         if len(told[name].split()) != width:
             raise PackageError(f"{FILE}: {name.decode()} of another number of columns")

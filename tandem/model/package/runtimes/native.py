@@ -1,4 +1,4 @@
-"""What runtimes of boosted trees share: preprocessing in skops before them, numbers as they are."""
+"""What runtimes of boosted trees share: steps before them, checks of one tree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_TREES_FILE = 2**29
 
 
 class NativePredictor:
-    """Answers with `ask`, the trees' own library, after the steps of a pipeline before it."""
+    """Answers with `ask`, the trees' own library, after a pipeline's other steps."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class NativePredictor:
         self._ask = ask
 
     def predict(self, rows: Any) -> NDArray[Any]:
+        """Probabilities (rows x labels) or values."""
         if self._steps is not None:
             rows = rows[:, 0] if self._manifest.layout == "series" else rows
             rows = self._steps.transform(rows)
@@ -55,7 +56,10 @@ def steps_before(folder: Path, trusted: Iterable[str]) -> Any:
 
 
 def check_width(name: str, width: int, manifest: Manifest, steps: Any) -> None:
-    """Refuse trees that look at other columns than the rows have, where nothing is before them."""
+    """Refuse trees of another number of columns than the rows have.
+
+    Steps before them may change that number. Raises `PackageError`.
+    """
     columns = sum(int(np.prod(feature.shape or [1])) for feature in manifest.features)
     if steps is None and width != columns:
         raise PackageError(f"{name}: trees of {width} columns for {columns} features")

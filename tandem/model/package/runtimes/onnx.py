@@ -77,6 +77,7 @@ class OnnxPredictor:
         self._binding = threading.Lock()
 
     def predict(self, rows: Any) -> NDArray[Any]:
+        """Probabilities (rows x labels) or values."""
         answer = self._answer(rows)
         if self._maps:
             answer = np.array([list(row.values()) for row in answer])
@@ -152,6 +153,7 @@ class _BoundRow:
         self._binding.bind_ortvalue_output(output, OrtValue.ortvalue_from_numpy(self._answer))
 
     def run(self, row: NDArray[Any]) -> NDArray[Any]:
+        """The answer to one row of the bound shape."""
         self._row[:] = row
         self._session.run_with_iobinding(self._binding)
         return self._answer.copy()

@@ -1,4 +1,4 @@
-"""Runtime `sklearn`: the estimator itself, out of a skops file that is checked before and after."""
+"""Runtime `sklearn`: the estimator itself, out of a skops file."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class SklearnPredictor:
         self._estimator = estimator
 
     def predict(self, rows: Any) -> NDArray[Any]:
+        """Probabilities (rows x labels) or values."""
         return estimator_answers(self._estimator, self._manifest, rows)
 
 

@@ -1,4 +1,4 @@
-"""Runtime `xgboost`: boosted trees in XGBoost's own JSON, checked before they are loaded."""
+"""Runtime `xgboost`: trees in XGBoost's own JSON, checked before they are loaded."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _checked(learner: Any) -> tuple[int, bool]:
     if groups > MAX_LABELS or not 0 < width < 2**31:
         raise PackageError(f"{FILE}: {groups} classes and {width} columns")
     if not len(trees) == len(of_group) == int(model["gbtree_model_param"]["num_trees"]):
-        raise PackageError(f"{FILE}: {len(trees)} trees, another number than it says")
+        raise PackageError(f"{FILE}: {len(trees)} trees, another number than it states")
     if np.any((of_group < 0) | (of_group >= groups)):
         raise PackageError(f"{FILE}: a tree of a class that is not there")
     rounds = model.get("iteration_indptr")
