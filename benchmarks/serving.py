@@ -350,7 +350,7 @@ def in_process(package: Path, body: bytes) -> Callable[[], bytes]:
 
     def call() -> bytes:
         asked = {**environ, "wsgi.input": io.BytesIO(body)}
-        return b"".join(app.handle(asked, lambda status, headers, exc_info=None: None))
+        return b"".join(app(asked, lambda status, headers, exc_info=None: None))
 
     return call
 

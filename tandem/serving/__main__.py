@@ -12,9 +12,12 @@ import msgspec
 
 from tandem.errors import TandemError
 from tandem.serving import connections
-from tandem.serving.leader import Leader
-from tandem.serving.server import Worker, join, listen, reserve, shared_memory, supervise
+from tandem.serving.memory import shared_memory
 from tandem.serving.settings import Settings, read
+from tandem.serving.worker.leader import Leader
+from tandem.serving.worker.process import Worker
+from tandem.serving.worker.sockets import join, listen, reserve
+from tandem.serving.worker.supervisor import supervise
 
 if TYPE_CHECKING:
     import mmap
@@ -73,15 +76,15 @@ def work(
     if traces is not None:
         traces.start()
     leader = Leader()
-    app.handle.step_down = leader.step_down
-    worker = Worker(settings, app.draining, leader)
+    app.step_down = leader.step_down
+    worker = Worker(settings, app.service.draining, leader)
     listener = listening()
     port = listener.getsockname()[1]
     threading.Thread(
         target=connections.watch,
         args=(
             connections.Connections(port, settings.connections),
-            app.handle.bodies,
+            app.bodies,
             log,
         ),
         name="connections",
@@ -98,7 +101,7 @@ def work(
         runtime=model.predictor.runtime,
     )
     ready()
-    worker.serve(app.handle, listener)
+    worker.serve(app, listener)
     if traces is not None:
         traces.stop()
     log("info", "stopped", worker=index)

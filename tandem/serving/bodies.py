@@ -15,6 +15,7 @@ from tandem.serving.problems import Problem
 HEARD_OUT = 4
 """Times the limit that a body may have and still be read to its end before it is refused."""
 PART_BYTES = 1 << 16
+JSON = "application/json"
 
 
 class Bodies:
@@ -98,3 +99,22 @@ class Bodies:
 def _too_long(length: int | None, limit: int) -> Problem:
     told = "more than that" if length is None else f"{length} bytes"
     return Problem(413, f"At most {limit} bytes are taken, the body has {told}.")
+
+
+def json_body(environ: dict[str, Any]) -> bytes:
+    """The body of a scoring request, which was read before. Raises Problem (415)."""
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if kind != JSON or "HTTP_CONTENT_ENCODING" in environ:
+        raise Problem(415, f"The body must be sent as {JSON}, not compressed.")
+    if "HTTP_INFERENCE_HEADER_CONTENT_LENGTH" in environ:
+        raise Problem(
+            415, "Send tensors as JSON: the binary tensor data extension is not supported."
+        )
+    body: bytes = environ["tandem.body"]
+    return body
+
+
+def content_length(environ: dict[str, Any]) -> int | None:
+    """What the caller says the body has, in bytes."""
+    text = environ.get("CONTENT_LENGTH") or ""
+    return int(text) if text.isdecimal() and len(text) < 20 else None

@@ -10,26 +10,21 @@ import io
 import os
 import re
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tandem.serving import problems
-from tandem.serving.bodies import Bodies
-from tandem.serving.metrics import PATHS, path_of
+from tandem.serving.bodies import JSON, Bodies, content_length, json_body
+from tandem.serving.paths import PATHS, path_of
 from tandem.serving.problems import Problem
+from tandem.serving.score import QUICK_BYTES
+from tandem.serving.service import Service
+from tandem.serving.traces import Span
 
-if TYPE_CHECKING:
-    from tandem.serving.app import Service
-    from tandem.serving.traces import Span
-
-JSON = "application/json"
 REQUEST_ID = "tandem.request_id"
 Start = Callable[..., Any]
-QUICK_BYTES = 16384
-"""A longer body is not scored in next to no time, whatever the model."""
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
 _QUIET = {path_of(path) for path in ("/healthz", "/readyz", "/metrics", "/v2/health/live")}
@@ -65,12 +60,13 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # which the server takes (RFC 9112 section 2.2 permits that), and how a name was spelt.
 
 
-class Edge:
+class Middleware:
     """The WSGI callable that the server gets."""
 
     def __init__(self, inner: Callable[..., Iterable[bytes]], service: Service) -> None:
         self._inner = inner
-        self._service = service
+        self.service = service
+        self._scoring = service.scoring
         self._metrics = service.metrics
         self._draining = service.draining
         self._access = service.access
@@ -143,9 +139,9 @@ class Edge:
                 self.step_down()
             body = self.bodies.read(environ["wsgi.input"], length, self._limit)
             environ["tandem.body"] = body
-            gate = self._service.gate_for(body)
-            score = self._service.scoring.get(environ["PATH_INFO"])
-            if score is None or gate is not self._service.quick_gate:
+            gate = self._scoring.gate_for(body)
+            score = self._scoring.by_path.get(environ["PATH_INFO"])
+            if score is None or gate is not self._scoring.quick_gate:
                 self.step_down()
             try:
                 entered = gate.enter()
@@ -167,7 +163,7 @@ class Edge:
         except Problem as problem:
             return self._refused(problem, environ, start)
         except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever it is
-            return self._refused(self.failed(error, environ), environ, start)
+            return self._refused(self.service.failed(error, environ[REQUEST_ID]), environ, start)
 
     def _check_key(self, environ: dict[str, Any], path: int) -> None:
         try:
@@ -223,32 +219,3 @@ class Edge:
             "tandem.request_id": environ[REQUEST_ID],
         }
         self._traces.end(span, f"{method} {PATHS[path]}", status, attributes)
-
-    def failed(self, error: BaseException, environ: dict[str, Any]) -> Problem:
-        """Our own fault, with everything that finding it needs, in the log and only there."""
-        self._log(
-            "error",
-            f"{type(error).__name__}: {error}",
-            request_id=environ.get(REQUEST_ID),
-            traceback="".join(traceback.format_exception(error)),
-        )
-        return Problem(500, "The service failed to answer; its log has the reason.")
-
-
-def json_body(environ: dict[str, Any]) -> bytes:
-    """The body of a scoring request, which the edge has read. Raises Problem (415)."""
-    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if kind != JSON or "HTTP_CONTENT_ENCODING" in environ:
-        raise Problem(415, f"The body must be sent as {JSON}, not compressed.")
-    if "HTTP_INFERENCE_HEADER_CONTENT_LENGTH" in environ:
-        raise Problem(
-            415, "Send tensors as JSON: the binary tensor data extension is not supported."
-        )
-    body: bytes = environ["tandem.body"]
-    return body
-
-
-def content_length(environ: dict[str, Any]) -> int | None:
-    """What the caller says the body has, in bytes."""
-    text = environ.get("CONTENT_LENGTH") or ""
-    return int(text) if text.isdecimal() and len(text) < 20 else None

@@ -18,8 +18,7 @@ from PIL import Image
 from support.asking import digit, picture_of
 
 from tandem.serving.admission import Gate
-from tandem.serving.bodies import Bodies
-from tandem.serving.middleware import content_length
+from tandem.serving.bodies import Bodies, content_length
 from tandem.serving.pictures import grey, open_picture
 from tandem.serving.problems import Problem
 
@@ -151,7 +150,7 @@ def test_nobody_waits_longer_than_the_patience():
 
 def test_overload_is_answered_by_the_service_with_retry_after(app):
     client = app(slots=1, threads=4, patience_seconds=0.0)
-    gate = client.service.gate_for(b'{"rows": []}')
+    gate = client.service.scoring.gate_for(b'{"rows": []}')
     held = gate.enter()
     answer = client.post("/score", {"rows": [digit(0)[0]]})
     assert answer.status == 503
@@ -164,7 +163,7 @@ def test_overload_is_answered_by_the_service_with_retry_after(app):
 
 def test_long_work_does_not_hold_up_the_quick(app):
     client = app(slots=1, threads=4, patience_seconds=0.0)
-    service = client.service
+    service = client.service.scoring
     assert service.gate_for(b'{"images": []}') is service.gate_for(b" " * 100_000) is service.gate
     held = service.gate.enter()
     row = digit(0)[0]

@@ -123,7 +123,7 @@ def test_under_pressure_connections_are_closed_with_their_answer(app):
     client = app()
     body = {"rows": [digit(0)[0]]}
     assert "connection" not in client.post("/score", body).headers
-    client.service.handle.bodies.pressed = True
+    client.handle.bodies.pressed = True
     assert client.post("/score", body).headers["connection"] == "close"
 
 

@@ -38,8 +38,9 @@ class Answer:
 class Client:
     """Asks the app in this process, as a WSGI server does."""
 
-    def __init__(self, service: Any) -> None:
-        self.service = service
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.service = handle.service
 
     def ask(
         self,
@@ -78,7 +79,7 @@ class Client:
             seen["status"] = int(status.split()[0])
             seen["headers"] = {name.lower(): value for name, value in fields}
 
-        parts = self.service.handle(environ, start)
+        parts = self.handle(environ, start)
         content = b"".join(parts)
         if hasattr(parts, "close"):
             parts.close()
