@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import hmac
 import json
 import threading
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tandem.errors import SettingError
 from tandem.serving.problems import Problem
+from tandem.serving.settings import hash_key
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -135,11 +135,6 @@ def _without_port(hop: str) -> str:
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop
-
-
-def hash_key(key: str) -> bytes:
-    """What is kept of a key: its sha256."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 class Issuer:

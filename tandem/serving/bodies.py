@@ -118,3 +118,10 @@ def content_length(environ: dict[str, Any]) -> int | None:
     """What the caller says the body has, in bytes."""
     text = environ.get("CONTENT_LENGTH") or ""
     return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
+def has_body(environ: dict[str, Any]) -> bool:
+    """Whether the request may have a body."""
+    return environ.get("CONTENT_LENGTH", "") not in ("", "0") or (
+        "HTTP_TRANSFER_ENCODING" in environ
+    )

@@ -18,7 +18,6 @@ from prometheus_client.metrics_core import (
 
 from tandem.serving.drift import drift
 from tandem.serving.metrics import BUCKETS, STATUSES, Metrics
-from tandem.serving.paths import PATHS
 
 FEW = 30
 """With fewer rows than this nothing is said about drift."""
@@ -60,7 +59,7 @@ def families(metrics: Metrics, build: dict[str, str]) -> Iterator[Any]:
     table = totals.requests
     for path, status in zip(*np.nonzero(table), strict=True):
         code = str(STATUSES[status]) if status < len(STATUSES) else "other"
-        family.add_metric([PATHS[path], code], table[path, status])
+        family.add_metric([metrics.paths[path], code], table[path, status])
     yield family
 
     spent = HistogramMetricFamily(
@@ -71,7 +70,7 @@ def families(metrics: Metrics, build: dict[str, str]) -> Iterator[Any]:
         if counts[-1]:
             bounds = [*map(str, BUCKETS), "+Inf"]
             spent.add_metric(
-                [PATHS[path]], list(zip(bounds, counts, strict=True)), sum_value=row[-1]
+                [metrics.paths[path]], list(zip(bounds, counts, strict=True)), sum_value=row[-1]
             )
     yield spent
 
@@ -106,7 +105,7 @@ def _predicted(metrics: Metrics, counts: np.ndarray) -> Iterator[Any]:
     for label, count in zip(metrics.labels, counts, strict=True):
         family.add_metric([label], count)
     yield family
-    statistics = metrics.model.manifest.statistics
+    statistics = metrics.statistics
     if statistics and statistics.answers and counts.sum() >= FEW:
         usual = np.array([statistics.answers.get(label, 0.0) for label in metrics.labels])
         distance = 0.5 * np.abs(counts / counts.sum() - usual).sum()
@@ -118,7 +117,7 @@ def _predicted(metrics: Metrics, counts: np.ndarray) -> Iterator[Any]:
 
 
 def _drifted(metrics: Metrics) -> Iterator[Any]:
-    statistics = metrics.model.manifest.statistics
+    statistics = metrics.statistics
     if statistics is None or not metrics.elements:
         return
     rows = metrics.recent()

@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 
 from tandem.serving.memory import REGION, shared_memory
-from tandem.serving.paths import PATHS
 
 if TYPE_CHECKING:
     from tandem.serving.model import Model
@@ -53,18 +52,26 @@ class Totals(msgspec.Struct, frozen=True):
 class Metrics:
     """The counters of one worker, and the sum of all."""
 
-    def __init__(self, model: Model, memory: mmap.mmap | None = None, worker: int = 0) -> None:
+    def __init__(
+        self,
+        model: Model | None,
+        paths: Sequence[str] = (),
+        memory: mmap.mmap | None = None,
+        worker: int = 0,
+    ) -> None:
         self.model = model
+        self.paths = paths
         self.memory = memory or shared_memory(1)
         self.workers = len(self.memory) // REGION
-        self.labels = model.manifest.labels if len(model.manifest.labels) <= LABELS else []
-        statistics = model.manifest.statistics
+        labels = model.manifest.labels if model else []
+        self.labels = labels if len(labels) <= LABELS else []
+        self.statistics = statistics = model.manifest.statistics if model else None
         self.elements = statistics.elements if statistics else []
         # Region: pid, busy, rows, turned away, lines dropped, rows seen for drift, then the tables.
         self._head = 8
         self._requests = self._head
-        self._times = self._requests + len(PATHS) * _WIDTH
-        self._predictions = self._times + len(PATHS) * _TIMES
+        self._times = self._requests + len(self.paths) * _WIDTH
+        self._predictions = self._times + len(self.paths) * _TIMES
         self._numbers = self._predictions + len(self.labels)
         room = (REGION - self._numbers * 8) // (4 * max(1, len(self.elements)))
         self.window = min(WINDOW, room)
@@ -81,13 +88,12 @@ class Metrics:
         ring = np.frombuffer(self.memory, np.float32, size, split)
         return view[start:split].cast("d"), ring.reshape(self.window, len(self.elements))
 
-    def began(self) -> None:
-        """A request is being answered."""
-        with self._lock:
-            self._cells[1] += 1
+    def at_work(self, requests: int) -> None:
+        """So many requests are being answered."""
+        self._cells[1] = requests
 
-    def ended(self, path: int, status: int, seconds: float) -> None:
-        """A request was answered."""
+    def ended(self, path: int, status: int, seconds: float, at_work: int) -> None:
+        """A request was answered, and so many others are still at work."""
         cells = self._cells
         code = self._requests + path * _WIDTH + _status_number.get(status, _WIDTH - 1)
         bucket = 0
@@ -97,10 +103,10 @@ class Metrics:
             bucket += 1
         times = self._times + path * _TIMES
         with self._lock:
-            cells[1] -= 1
+            cells[1] = at_work
             cells[code] += 1
             cells[times + bucket] += 1
-            cells[times + len(BUCKETS) + 1] += seconds
+            cells[times + _TIMES - 1] += seconds
 
     def turned_away(self) -> None:
         """A request was refused because of overload."""
@@ -132,6 +138,7 @@ class Metrics:
             self._ring[start % self.window] = rows.ravel()  # as below, without its preparations
             return
         if rows.dtype == object:
+            assert self.model is not None  # noqa: S101 - it made the output
             rows = rows[:, self.model.numeric]
         flat = rows.reshape(count, -1)[-self.window :]
         place = (start + count - len(flat)) % self.window

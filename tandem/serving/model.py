@@ -1,4 +1,4 @@
-"""The one model that this process answers with: what its rows are, and what it says to them."""
+"""The one model that this process answers with: its rows and its answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tandem.model.package import (
     predictions_of,
     read,
 )
-from tandem.serving import pictures
+from tandem.model.package.predicting import Predictor
 from tandem.serving.problems import Problem
 
 TOP = 3
@@ -41,7 +41,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Value(msgspec.Struct, frozen=True):
-    """What a regression says to one row; a list where it has several targets."""
+    """The answer of a regression to one row; a list where it has several targets."""
 
     value: float | list[float]
 
@@ -81,12 +81,11 @@ def row_type(package: Package) -> Any:
 class Model:
     """A verified package with its predictor, loaded once and safe to ask from several threads."""
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, predictor: Predictor) -> None:
         self.package = package
         self.manifest = manifest = package.manifest
         self.digest = package.digest
-        check_libraries(manifest)
-        self.predictor = open_predictor(package)
+        self.predictor = predictor
         self.features = manifest.features
         self.names = [feature.name for feature in manifest.features]
         self.row_type = row_type(package)
@@ -97,7 +96,6 @@ class Model:
         fast = manifest.layout == "matrix" and vector and first.dtype.startswith("float")
         self._fast_dtype = np.dtype(first.dtype) if fast else None
         self.quick = False  # whether a row takes next to no time: `warm_up` finds out
-        self.ink = pictures.trained_ink(self)
         # The row's own numbers, for drift: which columns of a table they are.
         self.numeric = [
             at for at, feature in enumerate(manifest.features) if feature.dtype != "str"
@@ -107,6 +105,15 @@ class Model:
     def classifies(self) -> bool:
         """Whether answers are labels with probabilities (else they are values)."""
         return self.manifest.task == "classification"
+
+    def takes(self, array: np.ndarray) -> bool:
+        """Whether these are rows as `predict` takes them, but for the precision of numbers."""
+        return (
+            self._fast_dtype is not None
+            and array.dtype.kind in "fiub"
+            and array.shape[1:] == (self.width,)
+            and len(array) > 0
+        )
 
     def rows(self, given: Sequence[Any]) -> np.ndarray:
         """Checked rows for `predict`. Raises Problem (422) that names the row at fault."""
@@ -196,8 +203,6 @@ class Model:
             raise PackageError(
                 f"{self.package.folder}: does not answer its own questions: {error.detail}"
             ) from None
-        if self.manifest.image is not None:
-            pictures.warm_up(self.manifest.image)
 
 
 def _finite(output: np.ndarray) -> bool:
@@ -209,6 +214,8 @@ def _finite(output: np.ndarray) -> bool:
 
 def load(folder: Path) -> Model:
     """The verified and warm model of a package folder. Raises PackageError."""
-    model = Model(read(folder))
+    package = read(folder)
+    check_libraries(package.manifest)
+    model = Model(package, open_predictor(package))
     model.warm_up()
     return model

@@ -32,7 +32,7 @@ class AppVersion(msgspec.Struct, frozen=True):
 
 
 class ModelVersion(msgspec.Struct, frozen=True):
-    """The model's side, what answers for it and why, and what it takes."""
+    """The model's side, what answers for it and why, and its inputs."""
 
     name: str
     version: int | None
@@ -43,7 +43,8 @@ class ModelVersion(msgspec.Struct, frozen=True):
     task: str
     metrics: dict[str, float]
     features: list[Feature]
-    pictures: bool
+    inputs: list[str]
+    """The fields of POST /score that this model can be asked with: "rows" and an app's own."""
 
 
 class ReleasedModel(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ class Version(msgspec.Struct, frozen=True):
     """What GET /version answers; `started` is when this process was ready."""
 
     app: AppVersion
-    model: ModelVersion
+    model: ModelVersion | None
     image: ImageVersion
     release: int | None
     started: str
@@ -75,34 +76,28 @@ class Released(msgspec.Struct, frozen=True):
     """What GET /version answers to a caller without a key, where it is guarded."""
 
     app: AppVersion
-    model: ReleasedModel
+    model: ReleasedModel | None
     image: ImageVersion
     release: int | None
 
 
-def describe(model: Model, settings: Settings, started: datetime.datetime) -> Version:
+def describe(
+    name: str,
+    model: Model | None,
+    settings: Settings,
+    started: datetime.datetime,
+    inputs: list[str],
+) -> Version:
     """What is running, with the versions of the libraries that are installed."""
     libraries = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for library in LIBRARIES:
         try:
-            libraries[name] = importlib.metadata.version(name)
+            libraries[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-    manifest = model.manifest
     return Version(
-        AppVersion(settings.app_name or manifest.name, settings.app_commit),
-        ModelVersion(
-            manifest.name,
-            settings.model_version,
-            model.digest,
-            model.predictor.runtime,
-            manifest.runtime_reason,
-            manifest.created,
-            manifest.task,
-            manifest.metrics,
-            model.features,
-            manifest.image is not None,
-        ),
+        AppVersion(name, settings.app_commit),
+        None if model is None else _model(model, settings.model_version, inputs),
         ImageVersion(settings.image_digest),
         settings.release,
         started.isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -110,22 +105,43 @@ def describe(model: Model, settings: Settings, started: datetime.datetime) -> Ve
     )
 
 
+def _model(model: Model, version: int | None, inputs: list[str]) -> ModelVersion:
+    manifest = model.manifest
+    return ModelVersion(
+        manifest.name,
+        version,
+        model.digest,
+        model.predictor.runtime,
+        manifest.runtime_reason,
+        manifest.created,
+        manifest.task,
+        manifest.metrics,
+        model.features,
+        inputs,
+    )
+
+
 def released(version: Version) -> Released:
     """The part of it that is no secret where /version is guarded."""
-    model = ReleasedModel(version.model.name, version.model.version, version.model.digest)
+    model = None
+    if version.model is not None:
+        model = ReleasedModel(version.model.name, version.model.version, version.model.digest)
     return Released(version.app, model, version.image, version.release)
 
 
 def labels(version: Version) -> dict[str, str]:
     """The labels of the metric that says what is running."""
-    known = {
+    known: dict[str, str | int | None] = {
         "app": version.app.name,
         "commit": version.app.commit,
-        "model": version.model.name,
-        "model_version": version.model.version,
-        "model_digest": version.model.digest,
-        "runtime": version.model.runtime,
         "image_digest": version.image.digest,
         "release": version.release,
     }
+    if version.model is not None:
+        known |= {
+            "model": version.model.name,
+            "model_version": version.model.version,
+            "model_digest": version.model.digest,
+            "runtime": version.model.runtime,
+        }
     return {name: str(value) for name, value in known.items() if value is not None}

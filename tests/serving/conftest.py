@@ -31,7 +31,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def app(packages: Callable[[str], Path]) -> Callable[..., Client]:
     """A client of the app around a package: app("digits", release=41)."""
-    from tandem.serving.app import create_app
+    from support.apps import create_app
+
     from tandem.serving.model import load
     from tandem.serving.settings import Settings
 
@@ -41,6 +42,30 @@ def app(packages: Callable[[str], Path]) -> Callable[..., Client]:
         if kind not in loaded:
             loaded[kind] = load(packages(kind))
         return Client(create_app(loaded[kind], Settings(model=packages(kind), **settings)))
+
+    return client
+
+
+@pytest.fixture(scope="session")
+def example(packages: Callable[[str], Path]) -> Callable[..., Client]:
+    """As `app`, of the example: its page, and pictures within these bounds."""
+    from support.apps import create_app
+
+    from serving.app import app as example_app
+    from serving.pictures import Bounds, Pictures
+    from tandem.serving.model import load
+    from tandem.serving.settings import Settings
+
+    loaded: dict[str, Any] = {}
+
+    def client(kind: str = "digits", bounds: Bounds | None = None, **settings: Any) -> Client:
+        if kind not in loaded:
+            loaded[kind] = load(packages(kind))
+        app, extension = example_app, None
+        if bounds is not None:
+            app, extension = None, {"adapters": [Pictures(bounds)]}
+        chosen = Settings(model=packages(kind), **settings)
+        return Client(create_app(loaded[kind], chosen, app=app, extension=extension))
 
     return client
 

@@ -10,11 +10,11 @@ import threading
 import msgspec
 import numpy as np
 import pytest
+from support.apps import create_app
 from support.asking import digit
 
 from tandem.errors import SettingError
 from tandem.model.package import Golden
-from tandem.serving.app import create_app
 from tandem.serving.drift import drift
 from tandem.serving.exposition import text
 from tandem.serving.logs import Log
@@ -97,7 +97,7 @@ def test_drift_is_zero_where_many_values_are_equal_as_in_training():
 
 def test_the_recent_rows_replace_the_old_ones(app):
     model = app("iris").service.model
-    counted = Metrics(model)
+    counted = Metrics(model, ["other"])
     for number in range(30):
         rows = np.full((70, 4), number, dtype=np.float64)
         counted.scored(rows, model.predict(rows))
@@ -110,7 +110,7 @@ def test_the_recent_rows_replace_the_old_ones(app):
 def test_workers_count_in_memory_that_they_share(app):
     model = app("iris").service.model
     memory = shared_memory(2)
-    first, second = (Metrics(model, memory, worker) for worker in (0, 1))
+    first, second = (Metrics(model, ["other"], memory, worker) for worker in (0, 1))
     rows = np.ones((3, 4))
     first.scored(rows, model.predict(rows))
     second.scored(rows, model.predict(rows))

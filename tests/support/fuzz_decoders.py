@@ -19,17 +19,17 @@ import atheris
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-with atheris.instrument_imports(include=["serving", "PIL"]):
+with atheris.instrument_imports(include=["serving", "tandem.serving", "PIL"]):
     import PIL.Image
     import PIL.JpegImagePlugin
     import PIL.PngImagePlugin  # noqa: F401
 
-    from tandem.serving import pictures
-    from tandem.serving.app import create_app
+    from serving import pictures
     from tandem.serving.model import load
     from tandem.serving.problems import Problem
     from tandem.serving.settings import Settings
 
+from support.apps import create_app  # noqa: E402
 from support.asking import digit, picture_of  # noqa: E402
 from support.packages import make_package  # noqa: E402
 
@@ -48,8 +48,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp())
     make_package("digits", folder / "digits")
-    service = create_app(load(folder / "digits"), Settings(model=folder / "digits")).service
-    spec, ink = service.model.manifest.image, service.model.ink
+    service = create_app(
+        load(folder / "digits"),
+        Settings(model=folder / "digits"),
+        extension={"adapters": [pictures.Pictures()]},
+    ).service
+    spec, ink = service.model.manifest.image, pictures.trained_ink(service.model.manifest)
     row = digit(0)[0]
 
     def picture(data: bytes) -> None:
