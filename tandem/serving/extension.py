@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, current_app, has_app_context
+from flask import Flask, current_app, has_app_context, request, request_started
 
 from tandem.serving import app_routes
 from tandem.serving.adapters import InputAdapter
 from tandem.serving.addresses import Addresses
 from tandem.serving.logs import Log
-from tandem.serving.middleware import Middleware, Start
+from tandem.serving.middleware import RULE, Middleware, Start
 from tandem.serving.model import Model, load
 from tandem.serving.predictions import AppModel
 from tandem.serving.problems import Problem
@@ -68,6 +68,7 @@ class Tandem:
         )
         app.extensions[NAME] = self._last = mounted
         app.register_error_handler(Problem, refused)
+        request_started.connect(_note_rule, app)
         app.wsgi_app = mounted  # type: ignore[method-assign]
 
     def _mounted(self) -> Mounted:
@@ -155,6 +156,12 @@ class Mounted:
     def _propagates(self) -> bool:
         propagates = self._app.config["PROPAGATE_EXCEPTIONS"]
         return bool(self._app.testing or self._app.debug if propagates is None else propagates)
+
+
+def _note_rule(app: Flask, **more: Any) -> None:
+    rule = request.url_rule
+    if rule is not None:
+        request.environ[RULE] = rule.rule
 
 
 def mounted_in(app: Flask) -> Mounted:

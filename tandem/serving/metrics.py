@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +97,7 @@ class Metrics:
         """A request was answered, and so many others are still at work."""
         cells = self._cells
         code = self._requests + path * _WIDTH + _status_number.get(status, _WIDTH - 1)
-        bucket = 0
-        for bound in BUCKETS:
-            if seconds <= bound:
-                break
-            bucket += 1
+        bucket = bisect_left(BUCKETS, seconds)
         times = self._times + path * _TIMES
         with self._lock:
             cells[1] = at_work
@@ -135,7 +132,7 @@ class Metrics:
             start = int(self._cells[5])
             self._cells[5] += count
         if count == 1 and rows.dtype == np.float32:
-            self._ring[start % self.window] = rows.ravel()  # as below, without its preparations
+            self._ring[start % self.window] = rows[0] if rows.ndim == 2 else rows.ravel()
             return
         if rows.dtype == object:
             assert self.model is not None  # noqa: S101 - it made the output

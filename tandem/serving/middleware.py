@@ -27,6 +27,8 @@ from tandem.serving.service import Service
 from tandem.serving.traces import Span
 
 REQUEST_ID = "tandem.request_id"
+RULE = "tandem.rule"
+"""Where the extension notes the app's URL rule that a request matched."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # What of a head cannot be refused here, as WSGI does not show it: a line that ends with LF alone,
 # which the server takes (RFC 9112 section 2.2 permits that), and how a name was spelt.
@@ -296,11 +298,7 @@ class _Exchange:
     def _route(self) -> int:
         """The number of the app's rule that answered."""
         addresses = self._middleware.service.addresses
-        request = self.environ.get("werkzeug.request")  # where Flask leaves it
-        rule = request.url_rule if request is not None else None
-        if rule is None:
-            return addresses.other
-        return addresses.routes.get(rule.rule, addresses.other)
+        return addresses.routes.get(self.environ.get(RULE, ""), self.address.number)
 
     def _end_span(self, span: Span, number: int) -> None:
         traces = self._middleware._traces

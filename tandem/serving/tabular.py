@@ -23,7 +23,8 @@ def as_rows(given: Any, model: Model) -> list[Any]:
     if pandas is not None and isinstance(given, pandas.DataFrame):
         given = _of_frame(given, model)
     elif pandas is not None and isinstance(given, pandas.Series):
-        given = given.to_dict() if set(model.names) <= set(given.index) else given.tolist()
+        named = set(model.names) <= set(given.index)
+        given = given[model.names].to_dict() if named else given.tolist()
     if isinstance(given, np.ndarray):
         given = given.tolist()
     if isinstance(given, str | Mapping):

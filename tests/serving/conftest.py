@@ -75,9 +75,15 @@ def start(packages: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[
     """Starts the service as a process; whatever the test leaves running is killed."""
     started: list[Running] = []
 
-    def run(kind: str | Path = "digits", *, ready: bool = True, **environment: str) -> Running:
+    def run(
+        kind: str | Path = "digits",
+        *,
+        ready: bool = True,
+        app: str | None = "serving.app:app",
+        **environment: str,
+    ) -> Running:
         folder = packages(kind) if isinstance(kind, str) else kind
-        running = Running(folder, tmp_path, **environment)
+        running = Running(folder, tmp_path, app=app, **environment)
         started.append(running)
         if ready:
             running.wait_ready()
