@@ -1,4 +1,4 @@
-"""The Flask app: the page, and the extension with pictures as a way to ask the model."""
+"""The Flask app: the page, and the extension with pictures as a question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as a way to ask the model: decoded safely, made into rows as the model wants them."""
+"""Pictures as a question: decoded safely, made into rows as the model wants them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Pictures:
 
 
 def open_picture(text: str, number: int, max_pixels: int) -> Image:
-    """The picture that base64 (or a data: URL) holds, of which only the header has been read.
+    """The picture in base64 (or a data: URL), of which only the header has been read.
 
     Raises Problem (422).
     """
@@ -177,7 +177,7 @@ def _plain(picture: Image) -> str:
 
 
 def to_row(picture: Image, spec: Picture, ink: float | None = None) -> np.ndarray:
-    """The pixels as the model was trained on them: `spec.background` paper, 0 to `spec.maximum`.
+    """The pixels as in training: `spec.background` paper, 0 to `spec.maximum`.
 
     A picture of exactly the model's size is taken as it is. Another is somebody's drawing or photo:
     it is cut to its ink, its strokes are made as thick as those in training (`ink` is the share of
@@ -195,7 +195,7 @@ def to_row(picture: Image, spec: Picture, ink: float | None = None) -> np.ndarra
 
 
 def trained_ink(manifest: Manifest) -> float | None:
-    """The share of the frame that ink filled in the training data, where the package tells."""
+    """The share of the frame that ink filled in training, where the package says so."""
     spec, statistics = manifest.image, manifest.statistics
     if spec is None or statistics is None or not statistics.mean:
         return None

@@ -1,4 +1,4 @@
-"""What runs inside the image: a Flask extension around an app and its released model.
+"""What runs inside the image: a Flask extension for an app and its released model.
 
 from tandem.serving import Tandem
 

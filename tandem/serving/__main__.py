@@ -1,4 +1,4 @@
-"""`python3 -m tandem.serving [MODULE:APP]`: serve a Flask app and its model until told to stop."""
+"""`python3 -m tandem.serving [MODULE:APP]`: serve a Flask app and its model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ USAGE = "usage: python3 -m tandem.serving [MODULE:APP]"
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """0 after a stop that was asked for; 1, with one line on stderr, when it cannot start."""
+    """Serve until SIGTERM.
+
+    0 after a stop that was asked for; 1, with one line on stderr, when it cannot start; 2 for wrong
+    arguments.
+    """
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
         print(USAGE, file=sys.stderr)
         return 2

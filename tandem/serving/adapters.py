@@ -1,4 +1,4 @@
-"""What an app adds to POST /score: a field of its own that becomes rows of the model."""
+"""A field of an app's own for POST /score, and how it becomes rows of the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tandem.serving.model import Model
 
 
 class InputAdapter(Protocol):
-    """Turns another kind of question (pictures, texts, ids) into rows. Belongs to the app.
+    """Turns another kind of question (pictures, texts, ids) into rows, for an app.
 
     A body of POST /score then has either "rows" or this field, a list with one item for each row.
     """
@@ -32,7 +32,7 @@ class InputAdapter(Protocol):
         """The JSON schema of the field's value."""
 
     def rows(self, items: Sequence[Any], model: Model) -> np.ndarray:
-        """One row for each item, as `Model.rows` makes them. Raises Problem naming the item."""
+        """One row an item, as `Model.rows` makes them. Raises Problem naming the item."""
 
     def warm_up(self, model: Model) -> None:
         """Do once what the first caller should not wait for."""

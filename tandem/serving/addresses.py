@@ -27,7 +27,7 @@ QUIET = frozenset({"live", "ready", "metrics"})
 PAGE, V2_HEALTH, V2_MODEL, V2_INFER = "", "v2/health", "v2/models", "v2/infer"
 OTHER = "other"
 MOST = 200
-"""Routes of an app that are counted one by one; further ones are counted as "other"."""
+"""Routes of an app that are counted one by one; further ones count as "other"."""
 _LABELS = {
     **{name: places[0] for name, places in USUAL.items()},
     PAGE: f"{PREFIX}/",

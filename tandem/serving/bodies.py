@@ -1,4 +1,4 @@
-"""Reads request bodies: whole, bounded in size and time, and in what all of them hold at once.
+"""Reads whole request bodies, bounded in size, in time and in memory.
 
 Each that is still coming holds a thread, which cannot be interrupted: what ends it is the end of
 its connection, for which serving/connections.py looks at what is noted here.
@@ -13,13 +13,13 @@ from typing import Any
 from tandem.serving.problems import Problem
 
 HEARD_OUT = 4
-"""Times the limit that a body may have and still be read to its end before it is refused."""
+"""Bodies up to this multiple of the limit are read, and then refused."""
 PART_BYTES = 1 << 16
 JSON = "application/json"
 
 
 class Bodies:
-    """Which requests are at work, which of them still wait for their body; and the reading."""
+    """Which requests are at work, and which of these still wait for their body."""
 
     def __init__(self, most: int, seconds: float) -> None:
         self.most = most
@@ -66,7 +66,7 @@ class Bodies:
     def _parts(
         self, stream: Any, length: int | None, limit: int, began: float, first: bytes
     ) -> tuple[list[bytes], int]:
-        """What there is of the body after `first`, nothing where it is too long, and its size."""
+        """The body from `first` on (no parts where it is too long), and its size."""
         parts = [first] if first else []
         size, held = len(first), 0
         most = HEARD_OUT * limit

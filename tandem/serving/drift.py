@@ -6,7 +6,7 @@ import numpy as np
 
 
 def drift(rows: np.ndarray, levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """For each column how far its distribution is from the one with these quantiles, 0 to 1.
+    """How far each column's distribution is from the one with these quantiles, 0 to 1.
 
     The Kolmogorov-Smirnov distance, taken at the known quantiles (columns by levels). Where many
     values are equal a quantile stands for a jump of the distribution: only what is outside counts.

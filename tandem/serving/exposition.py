@@ -1,4 +1,4 @@
-"""The text of /metrics: what the workers counted, summed, as a Prometheus server asks for it."""
+"""The text of /metrics: what the workers counted, summed, as Prometheus has it."""
 
 from __future__ import annotations
 

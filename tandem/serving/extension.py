@@ -34,7 +34,7 @@ RECORDED = "recorded_model"
 
 
 class Tandem:
-    """The extension; with an application factory, `Tandem()` and later `init_app(app)`.
+    """The extension; with a factory, `Tandem()` and then `init_app(app)`.
 
     `adapters` are the app's own fields of POST /score. `public` are paths of the app that need no
     key where the service has keys ("/static/" stands for all below it). `usual_places=False` leaves
@@ -165,7 +165,7 @@ def _note_rule(app: Flask, **more: Any) -> None:
 
 
 def mounted_in(app: Flask) -> Mounted:
-    """The extension's state in this app; of one without it, only the addresses below /_tandem."""
+    """The extension's state in an app, which gets a bare one where it has none."""
     if NAME not in app.extensions:
         Tandem(app, usual_places=False)
     mounted: Mounted = app.extensions[NAME]

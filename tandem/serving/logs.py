@@ -1,4 +1,4 @@
-"""The log: a JSON object a line, written beside the requests and never blocking them."""
+"""The log: one JSON object a line, written beside the requests, blocking none."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Log:
         self.add({"level": level, "message": message, **fields})
 
     def request(self, *fields: Any) -> None:
-        """Add the line of a request: method, path, status, seconds, client, its id, the trace's."""
+        """A request's line: method, path, status, seconds, client, request id, trace id."""
         self.add(fields)
 
     def add(self, fields: dict[str, Any] | tuple[Any, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 
 REGION = 8 * 2**20
-"""Bytes of memory that a worker shares with the others: touched only as far as it is used."""
+"""Bytes that a worker shares with the others: touched only as far as it is used."""
 
 
 def shared_memory(workers: int) -> mmap.mmap:

@@ -33,7 +33,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # What of a head cannot be refused here, as WSGI does not show it: a line that ends with LF alone,
 # which the server takes (RFC 9112 section 2.2 permits that), and how a name was spelt.
 WHOLE_BYTES = 1 << 20
-"""An app's answer that says to be shorter is handed on whole, a longer one as it comes."""
+"""An app's answers up to this size are handed on whole, longer ones as they come."""
 
 Start = Callable[..., Any]
 Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
@@ -41,7 +41,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
 
 
 class Middleware:
-    """The WSGI callable that the server gets: `own` answers for Tandem, `app` all else."""
+    """The server's WSGI callable: `own` answers for Tandem, `app` all else."""
 
     def __init__(
         self, own: Wsgi, app: Wsgi, service: Service, propagates: Callable[[], bool]
@@ -83,7 +83,7 @@ class Middleware:
         return exchange.streaming(answer)
 
     def _answer(self, environ: dict[str, Any], exchange: _Exchange) -> Iterable[bytes]:
-        """The answer of whoever has it, or a problem where the request does not get that far."""
+        """The answer, or a problem where the request does not get that far."""
         address = exchange.address
         method = environ["REQUEST_METHOD"]
         try:

@@ -56,7 +56,7 @@ def scalar(feature: Feature) -> Any:
 
 
 def row_type(package: Package) -> Any:
-    """The JSON types that one row may have: a list in the features' order, or an object by name."""
+    """The JSON types of one row: a list in the features' order, or an object by name."""
     manifest = package.manifest
     first = manifest.features[0]
     if manifest.layout == "series":
@@ -79,7 +79,7 @@ def row_type(package: Package) -> Any:
 
 
 class Model:
-    """A verified package with its predictor, loaded once and safe to ask from several threads."""
+    """A verified package with its predictor; safe to ask from several threads."""
 
     def __init__(self, package: Package, predictor: Predictor) -> None:
         self.package = package
@@ -107,7 +107,7 @@ class Model:
         return self.manifest.task == "classification"
 
     def takes(self, array: np.ndarray) -> bool:
-        """Whether these are rows as `predict` takes them, but for the precision of numbers."""
+        """Whether these are rows as `predict` takes them, but for their precision."""
         return (
             self._fast_dtype is not None
             and array.dtype.kind in "fiub"
@@ -156,7 +156,7 @@ class Model:
             raise Problem(422, f"The {str(error)[:300]}.") from None
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Probabilities (rows by labels) or values. Raises Problem (422) where it has no answer."""
+        """Probabilities (rows by labels) or values. Raises Problem (422) for no answer."""
         try:
             with np.errstate(all="ignore"):
                 output = self.predictor.predict(rows)
@@ -186,7 +186,7 @@ class Model:
         ]
 
     def warm_up(self) -> None:
-        """Answer the recorded questions once, so that no caller pays for what first use makes.
+        """Answer the recorded questions once, so that no caller waits for first use.
 
         Raises PackageError when they get no answer; whether it is the right one, a release asks.
         """
@@ -206,7 +206,7 @@ class Model:
 
 
 def _finite(output: np.ndarray) -> bool:
-    """Whether all of it is: numpy's own way costs more than the model where there is little."""
+    """Whether all numbers are finite; for few, numpy's way costs more than the model."""
     if output.size <= FEW:
         return all(map(math.isfinite, output.ravel().tolist()))
     return bool(np.isfinite(output).all())

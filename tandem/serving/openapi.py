@@ -1,4 +1,4 @@
-"""The OpenAPI document of Tandem's own addresses, made of the types that decode requests."""
+"""The OpenAPI document of Tandem's addresses, from the types in use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def document(
     addresses: Addresses,
     adapters: Sequence[InputAdapter] = (),
 ) -> dict[str, Any]:
-    """The document (OpenAPI 3.1) of Tandem's addresses; without a model of those that need none."""
+    """The document (OpenAPI 3.1); without a model, of the addresses that need none."""
     types: list[type] = [ProblemDetails, Version, Released]
     if model is not None:
         types += [
@@ -83,7 +83,7 @@ def document(
 
 
 class _Writer:
-    """Writes one operation for each address, with the refusals that these settings can bring."""
+    """Writes an operation for each address, with the refusals that settings bring."""
 
     def __init__(
         self, settings: Settings, addresses: Addresses, adapters: Sequence[InputAdapter]

@@ -69,7 +69,7 @@ class AppModel:
         self._scoring = scoring
 
     def predict(self, rows: Any) -> Predictions:
-        """Answers to rows, or to one row: a list, a dict, a numpy array, a pandas frame or series.
+        """Answers to rows or one row: a list, dict, numpy array, pandas frame or series.
 
         Raises Problem: 422 where the rows are not what the model takes, 503 where there is more to
         do than can be done; Tandem answers the request with it unless the app catches it.

@@ -1,4 +1,4 @@
-"""`python3 -m tandem.serving.record PACKAGE [FOLDER]`: keep recorded answers for tests."""
+"""`python3 -m tandem.serving.record PACKAGE [FOLDER]`: record a model for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model for tests and `flask run`: recorded questions and answers, and no model file.
+"""A model for tests and `flask run`: recorded answers, and no model file.
 
 A folder with manifest.json and golden.json of a package, some kilobytes, stands beside the app in
 its repository. Rows get the recorded answer of the row that is nearest to them. It never serves:

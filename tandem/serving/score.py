@@ -1,4 +1,4 @@
-"""Scoring: from the body of a question to the body of its answer, and the app's own questions."""
+"""Scoring: from a question's body to its answer, and what the app's own code asks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tandem.serving.problems import Problem
 from tandem.serving.settings import Settings
 
 QUICK_BYTES = 16384
-"""A longer body is not scored in next to no time, whatever the model."""
+"""A longer body is not quick to score, whatever the model."""
 QUICK_VALUES = 2048
 """The same for rows times features."""
 
@@ -41,7 +41,7 @@ class Scored(msgspec.Struct, frozen=True):
 
 
 class Scoring:
-    """The model behind POST /score and the inference protocol, with the room to work in."""
+    """The model behind POST /score and the inference protocol, with room to work in."""
 
     def __init__(
         self,
@@ -132,9 +132,10 @@ class Scoring:
         return self.model.rows(given)
 
     def ask(self, rows: np.ndarray) -> np.ndarray:
-        """The model's output for rows of the app's own code, counted, in its turn. Raises Problem.
+        """The model's output for rows of the app's own code, in its turn, counted.
 
-        Rows and output as `Model.predict` has them; 503 when there is more to do than can be done.
+        Rows and output as `Model.predict` has them. Raises Problem; 503 when there is more to do
+        than can be done.
         """
         gate = self.quick_gate if self.model.quick and rows.size <= QUICK_VALUES else self.gate
         entered = gate.enter()
@@ -156,7 +157,7 @@ class Scoring:
 
 
 def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """What the body says. Raises Problem: 400 when it is not JSON, 422 when it does not fit."""
+    """A question. Raises Problem: 400 when it is not JSON, 422 when it does not fit."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""What all requests share: the model, the settings, and what counts, logs and admits."""
+"""What all requests share: model, settings, metrics, log, access."""
 
 from __future__ import annotations
 

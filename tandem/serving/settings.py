@@ -1,4 +1,4 @@
-"""The settings of the service, from its environment: read once, checked, never changed."""
+"""The settings of the service, from its environment: read once and checked."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
 
 
 def cpu_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The CPUs that the container may use (control groups version 2 or 1); None: no limit."""
+    """The CPUs that the container may use (cgroups version 2 or 1); None: no limit."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -180,12 +180,12 @@ def cpu_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def default_workers(limit: float | None) -> int:
-    """A process per CPU of the limit; one where nothing limits: the machine is not ours."""
+    """A process per CPU of the limit; one where there is no limit."""
     return 1 if limit is None else min(8, max(1, math.floor(limit)))
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of this environment; an empty variable is not set. Raises SettingError."""
+    """The settings of an environment; empty means not set. Raises SettingError."""
     values: dict[str, Any] = {
         field: parse(name, text)
         for name, (field, parse) in VARIABLES.items()

@@ -1,4 +1,4 @@
-"""What an app's own code hands in (arrays, frames, dicts, lists) as rows of the model."""
+"""What an app's code hands in (arrays, frames, dicts, lists) as rows of the model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _is_one_row(given: list[Any], model: Model) -> bool:
 
 
 def _plain(row: Any, model: Model) -> Any:
-    """A row of Python's own values: a dict, a text, or a list; NaN and NaT are missing ones."""
+    """A row of Python's own values: a dict, text or list; NaN is a missing value."""
     if isinstance(row, Mapping):
         return {name: _value(row[name]) for name in row}
     if isinstance(row, str):

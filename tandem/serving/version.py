@@ -1,4 +1,4 @@
-"""What runs: the answers of GET /version, and the labels of the metric that says the same."""
+"""What runs: the answers of GET /version, and the labels of tandem_build_info."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ModelVersion(msgspec.Struct, frozen=True):
     metrics: dict[str, float]
     features: list[Feature]
     inputs: list[str]
-    """The fields of POST /score that this model can be asked with: "rows" and an app's own."""
+    """The fields of POST /score that this model takes: "rows" and an app's own."""
 
 
 class ReleasedModel(msgspec.Struct, frozen=True):

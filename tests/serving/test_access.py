@@ -365,7 +365,7 @@ def test_a_token_says_what_is_wrong_with_it_and_nothing_of_the_library(issuer):
         "The token's signature is wrong.",
         "The token is signed with an unknown key.",
         "The token is too long.",
-    } <= {"The token is not one that can be checked.", "The key is not known here."}
+    } <= {"The token cannot be checked.", "The key is unknown."}
 
 
 def test_an_issuer_is_asked_for_no_key_of_a_token_that_cannot_be_right(issuer):

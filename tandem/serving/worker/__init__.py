@@ -1,1 +1,1 @@
-"""The process around the app: sockets, threads, signals, a stop that loses no request."""
+"""The process around the app: sockets, threads, signals, a stop without losses."""

@@ -1,4 +1,4 @@
-"""The one place that knows granian's private parts: its WSGI worker, inside this process.
+"""The one place that knows granian's private parts: its WSGI worker, in-process.
 
 Granian's public entry starts a second process, which a kill of the first one would leave behind
 with the port, and has no place where a thread can step aside before slow work. What is used here
@@ -24,7 +24,7 @@ from tandem.serving.worker.sockets import BACKLOG
 # Seconds that an idle thread is kept: for good, as the only one that is not parked may be idle.
 KEPT = 10 * 365 * 86400
 KNOWN = ("2.8",)
-"""Versions of granian (major and minor) whose private parts are those that are used here."""
+"""Versions of granian (major and minor) whose private parts are known here."""
 
 
 class Server:
@@ -77,7 +77,7 @@ class Server:
 
 
 def private_parts() -> Any:
-    """Granian's native module, where all that is used of it is there. Raises SettingError."""
+    """Granian's native module, with all parts used here. Raises SettingError."""
     import granian._futures
     import granian._granian
 
@@ -114,7 +114,7 @@ def prefer_throughput() -> None:
 
 
 def caller(app: Callable[..., Any], leader: Leader) -> Callable[[Any, dict[str, Any]], None]:
-    """What granian calls with each request: `app` as WSGI has it (PEP 3333), then the answer.
+    """What granian calls for each request: asks `app` (PEP 3333), sends the answer.
 
     In place of granian's own (granian.wsgi), which has answered only when it returns, and copies
     the process's environment, with its secrets, into every request's.

@@ -19,7 +19,7 @@ LAST_SECONDS = 20.0
 
 
 class Worker:
-    """Answers until SIGTERM: fails readiness, goes on for the drain, finishes the work."""
+    """Answers until SIGTERM: fails readiness, drains, finishes the work."""
 
     def __init__(self, settings: Settings, draining: threading.Event, leader: Leader) -> None:
         self._settings = settings

@@ -12,7 +12,7 @@ BACKLOG = 1024
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket, made by us so that a taken port is found. Raises SettingError."""
+    """The listening socket. Raises SettingError where the port is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return _listening(family, (settings.host, settings.port), shared=False)
@@ -24,7 +24,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def reserve(settings: Settings) -> socket.socket:
-    """A socket that keeps the port for several workers, itself silent. Raises SettingError."""
+    """A silent socket that keeps the port for several workers. Raises SettingError."""
     with listen(settings) as free:
         family, address = free.family, free.getsockname()
     keeper = _socket(family, shared=True)
@@ -33,7 +33,7 @@ def reserve(settings: Settings) -> socket.socket:
 
 
 def join(reserved: socket.socket) -> socket.socket:
-    """A worker's own socket on the reserved port: the kernel spreads connections over them."""
+    """A worker's own socket on the reserved port; the kernel spreads connections."""
     return _listening(reserved.family, reserved.getsockname(), shared=True)
 
 
@@ -50,11 +50,11 @@ def _listening(family: int, address: Any, *, shared: bool) -> socket.socket:
 
 
 def _socket(family: int, *, shared: bool) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+    created = socket.socket(family, socket.SOCK_STREAM)
+    created.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    created.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
     # Connections inherit it: without, a small answer waits 40 ms for the client's delayed ACK.
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    created.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if family == socket.AF_INET6:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    return made
+        created.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return created

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from tandem.serving.worker.signals import Wakeup
 
 FAILURES = 3
-"""So many workers in a row that die within `SOON` seconds end the service, for all to see."""
+"""So many workers in a row that die within `SOON` seconds end the service."""
 SOON = 5.0
 
 
 def supervise(count: int, work: Callable[[int, Callable[[], object]], int]) -> int:
-    """Fork `count` processes that do `work(index, ready)`, replace the dead, end when told to.
+    """Fork `count` processes that do `work(index, ready)`; replace those that die.
 
     The first is waited for until it calls `ready`: what stops one stops all, said once.
     """
@@ -53,10 +53,10 @@ def supervise(count: int, work: Callable[[int, Callable[[], object]], int]) -> i
     signal.signal(signal.SIGTERM, forward)
     signal.signal(signal.SIGINT, forward)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)  # for the wakeup alone
-    told, tell = os.pipe()
-    fork(0, lambda: os.write(tell, b"1"))
-    os.close(tell)
-    started = os.read(told, 1) == b"1"  # else it is dead
+    listening, reporting = os.pipe()
+    fork(0, lambda: os.write(reporting, b"1"))
+    os.close(reporting)
+    started = os.read(listening, 1) == b"1"  # else it is dead
     quick = 0
     others = range(1, count) if started else ()
     for index in others:
