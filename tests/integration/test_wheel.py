@@ -1,4 +1,4 @@
-"""The wheel, installed elsewhere: a notebook publishes, and an ordinary Flask repository goes live."""
+"""The wheel, installed elsewhere: a notebook publishes, an ordinary repository goes live."""
 
 from __future__ import annotations
 
