@@ -55,7 +55,8 @@ class Released(msgspec.Struct, frozen=True):
     """`GET /version` to a caller without a key, where the service is guarded."""
 
     app: AppVersion
-    model: ReleasedModel
+    model: ReleasedModel | None
+    """None where the image holds the code alone."""
     image: ImageVersion
     release: int | None = None
 
@@ -63,7 +64,7 @@ class Released(msgspec.Struct, frozen=True):
 class Version(Released, frozen=True):
     """`GET /version`: what is running; `started` is when this process was ready."""
 
-    model: ModelVersion
+    model: ModelVersion | None
     started: str = ""
     libraries: Mapping[str, str] = {}
 

@@ -89,6 +89,8 @@ def _differences(
     where = f"{live.url}/version"
     same(f"{where}, image", record.image, said.image.digest)
     same(f"{where}, commit", record.app.commit, said.app.commit)
+    if record.model.is_none:
+        return found
     same(f"{where}, model", record.model.digest, said.model.digest)
     same(f"{where}, model version", record.model.version, said.model.version)
     return found
