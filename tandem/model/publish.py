@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,7 +117,7 @@ def publish(
 def progress_bar(
     size: int, title: str, wanted: Progress | bool = True
 ) -> Iterator[Progress | None]:
-    """A bar on a terminal's standard error, moved by calling what this gives.
+    """A bar in a terminal or in Jupyter, moved by calling what this gives.
 
     Nothing elsewhere.
     """
@@ -128,7 +129,9 @@ def progress_bar(
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    if not wanted or not console.is_terminal:
+    # In Jupyter rich draws with ipywidgets, and only warns where there are none.
+    drawn = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    if not wanted or not drawn:
         yield None
         return
     columns = (
