@@ -158,5 +158,10 @@ def _by_its_own_word(job: Job, candidate: Candidate) -> Check:
         False,
         f"there are no held-out rows to measure its {job.metric} on{words}: publish it with "
         "held_out=(rows, truth), or a person accepts it by name with `tandem accept`",
-        {"metric": job.metric, "told": reported, "floor": job.floor},
+        {
+            "metric": job.metric,
+            "told": reported,
+            "floor": job.floor,
+            "missing": "held-out rows",
+        },
     )
