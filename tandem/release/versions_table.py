@@ -11,8 +11,8 @@ from tandem.errors import TandemError
 from tandem.model import acceptance
 from tandem.model.repository import Version
 from tandem.model.rules import Criteria
+from tandem.release.judging import rule
 from tandem.release.project import Project
-from tandem.release.steps import rule
 from tandem.storage.numbered import AT_ONCE
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 from support.small_image import SERVER, layer
 from tandem.oci import LAYER_GZIP, Descriptor, Layer
-from tandem.oci.image import bytes_source, compose, pull, push, registry_source
-from tandem.oci.login import Credentials
-from tandem.oci.remote import RemoteRegistry
+from tandem.oci.blobs import bytes_source, registry_source
+from tandem.oci.credentials import Credentials
+from tandem.oci.image import make_image
+from tandem.oci.pull import pull
+from tandem.oci.push import push
+from tandem.oci.remote.client import RemoteRegistry
 
 
 def registry(repository: str = "tests/small") -> RemoteRegistry:
@@ -20,7 +23,14 @@ def registry(repository: str = "tests/small") -> RemoteRegistry:
     return RemoteRegistry(f"{os.environ['REGISTRY']}/{repository}", credentials=login)
 
 
-def small(word: str, *, repository: str = "tests/small", server: str = SERVER, **env: str) -> str:
+def small(
+    word: str,
+    *,
+    repository: str = "tests/small",
+    server: str = SERVER,
+    command: tuple[str, ...] = ("python3", "-m", "small"),
+    **env: str,
+) -> str:
     """Push the small service whose model is that word; returns the image's digest."""
     base_name, _, tag = os.environ["BASE_IMAGE"].rpartition(":")
     base_repository = base_name.partition("/")[2]
@@ -48,10 +58,10 @@ def small(word: str, *, repository: str = "tests/small", server: str = SERVER, *
                 kind=kind,
             )
         )
-    image = compose(
+    image = make_image(
         base, layers,
         env={"PYTHONPATH": "/app", "TANDEM_MODEL": "/model", "PYTHONUNBUFFERED": "1", **env},
-        Cmd=["python3", "-m", "small"], WorkingDir="/app", User="10001:10001",
+        Cmd=list(command), WorkingDir="/app", User="10001:10001",
         ExposedPorts={"8080/tcp": {}},
     )  # fmt: skip
     push(into, image, sources, mount_from=mounts)
