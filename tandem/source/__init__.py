@@ -149,17 +149,17 @@ class Source:
 
     def _content_elsewhere(self, sha: str) -> list[str]:
         """The submodules of a commit, and its files that Git LFS has only a pointer of."""
-        found = []
+        elsewhere = []
         for entry in git("ls-tree", "-r", "-l", "-z", sha, at=self._mirror).split("\0"):
             about, _, path = entry.partition("\t")
             mode, _, blob, size = (*about.split(), "", "", "", "")[:4]
             if mode == "160000":
-                found.append(path)
+                elsewhere.append(path)
             elif size.isdigit() and 100 <= int(size) <= 1024 and mode != "120000":
                 text = git("cat-file", "blob", blob, at=self._mirror)
                 if text.startswith(_LFS):
-                    found.append(path)
-        return found
+                    elsewhere.append(path)
+        return elsewhere
 
     def tidy(self) -> None:
         """Pack the mirror, and forget what was left of long ago. Raises `SourceError`."""
