@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -142,6 +143,37 @@ class StateFolder:
                 yield False
             else:
                 yield True
+
+
+def target_folder(state: Path, scheme: str, app: str) -> Path:
+    """Where the target of `app` remembers what it started.
+
+    The first edition had one folder for all: it stays with the first app that asks for it.
+    """
+    shared = state / scheme
+    if (shared / "state.json").exists():
+        # A link is there at once with its content, and there is never a second one.
+        owner = shared / "app"
+        with contextlib.suppress(FileExistsError):
+            owner.symlink_to(app)
+        if str(owner.readlink()) == app:
+            return shared
+    return shared / "apps" / re.sub(r"[^\w.-]", "-", app)
+
+
+def digests_in_use(state: Path, scheme: str) -> set[str]:
+    """The images that the targets of all apps run, or are about to."""
+    digests = set()
+    shared = state / scheme
+    for path in (shared / "state.json", *shared.glob("apps/*/state.json")):
+        try:
+            remembered = msgspec.json.decode(path.read_bytes(), type=State)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        instances = (remembered.live, remembered.starting)
+        digests |= {instance.digest for instance in instances if instance}
+        digests |= {ending.instance.digest for ending in remembered.retiring}
+    return digests
 
 
 def is_left_behind(state: State) -> bool:
