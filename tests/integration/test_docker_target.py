@@ -26,6 +26,7 @@ from tandem.errors import ImageFault, TargetError
 from tandem.oci import open_registry
 from tandem.oci.image import pull, push, registry_source
 from tandem.service import client as asked
+from tandem.service import http
 from tandem.targets import DeployRequest, Live, open_target
 from tandem.targets.local import bluegreen, docker
 from tandem.targets.local.bluegreen import BlueGreen
@@ -54,7 +55,7 @@ def login(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[BlueGreen]:
     # The state folder's name makes the containers of this test its own.
-    app = f"small-{tmp_path.name[-20:]}-{os.getpid()}"
+    app = f"small-{tmp_path.name[-20:].replace('_', '-').lower()}-{os.getpid()}"
     target = open_target(f"docker:{free_port()}", state=tmp_path, app=app)
     assert isinstance(target, BlueGreen)
     yield target
@@ -183,7 +184,7 @@ def test_run_once_has_no_network_and_is_removed(tmp_path: Path) -> None:
         asked.check_version(url, digest=digest)
         large = "x" * 300_000
         body = json.dumps({"rows": [large]}).encode()
-        assert asked._request("POST", url, "/score", body, 10)[0] == 200
+        assert http.ask("POST", url, "/score", body=body).status == 200
         (mine,) = once(os.getpid())
         assert mine.attrs["HostConfig"]["NetworkMode"] == "none"
     assert once(os.getpid()) == []
