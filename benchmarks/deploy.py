@@ -157,20 +157,20 @@ def _new_model(figures: Figures, space: str) -> None:
             "DAGSTER_HOME": str(home / "dagster"),
         }
         print("first release, with the tests of the commit …", flush=True)
-        _run("-m", "orchestration", "release")
+        _run("-m", "tandem.dagster", "release")
         from release import _publish_another
 
         from orchestration.apps import APPS
         from tandem import settings
         from tandem.release.project import Project
 
-        project = Project(APPS[0].name, settings.load(), APPS[0].gate)
+        project = Project(APPS[0].name, settings.load(), APPS[0].rule)
         totals: list[float] = []
         steps: dict[str, list[float]] = {}
         for number in range(3):
             _publish_another(project, number)
             began = time.perf_counter()
-            said = _run("-m", "orchestration", "release", "--json")
+            said = _run("-m", "tandem.dagster", "release", "--json")
             totals.append(time.perf_counter() - began)
             for name, took in _steps(said).items():
                 steps.setdefault(name, []).append(took)
@@ -199,7 +199,7 @@ def _under_load(figures: Figures, project: Any, home: Path) -> None:
     url = project.target.url()
     _publish_another(project, 99)
     with Astray(url), Wrk(url, "/score", connections=64, script=script) as wrk:
-        _run("-m", "orchestration", "release")
+        _run("-m", "tandem.dagster", "release")
         time.sleep(5)
     print(*wrk.failures, sep="\n")
     figures.add("asked meanwhile by 64 connections: POST /score", wrk.requests, "requests")
@@ -211,10 +211,10 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
     import dagster as dg
 
     from orchestration.apps import APPS
-    from orchestration.definitions import build_defs
     from tandem.dagster import recovery
+    from tandem.dagster.definitions import build_defs
     from tandem.dagster.release_command import release_needed
-    from tandem.oci.remote import RemoteRegistry
+    from tandem.oci.remote.transport import Connection
     from tandem.release.project import Project
 
     asked = {"registry": 0, "store": 0}
@@ -226,8 +226,8 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
 
         return counting
 
-    RemoteRegistry._send = counted("registry", RemoteRegistry._send)  # type: ignore[method-assign]
-    mine = Project(project.app, project.settings, project.gate)
+    Connection.send = counted("registry", Connection.send)  # type: ignore[method-assign]
+    mine = Project(project.app, project.settings, project.rule)
     for name in ("read", "head", "get", "put", "list", "delete"):
         setattr(mine.store, name, counted("store", getattr(mine.store, name)))
     with recovery.opened(Path(os.environ["DAGSTER_HOME"])) as instance:

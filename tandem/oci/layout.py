@@ -6,23 +6,29 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import msgspec
 
 from tandem.errors import RegistryError, SettingError
-from tandem.oci import INDEX, MANIFEST, Descriptor, Progress, Transfer
-from tandem.oci.layer import blocks, reason, writing
+from tandem.oci import INDEX, MANIFEST, Descriptor, Progress, Transfer, UploadSession
+from tandem.oci.blobs import (
+    DIGEST,
+    LARGEST_CONFIG,
+    BlobSource,
+    blocks,
+    checked_digest,
+    checked_tag,
+    digest_of,
+)
+from tandem.oci.credentials import Credentials
+from tandem.oci.spool import reason, writing
 
 NAME = "org.opencontainers.image.ref.name"
 """Annotation in index.json that holds a manifest's tag."""
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 GRACE = 3600.0
 """Seconds for which a blob that nothing refers to is left alone: its manifest may be on the way."""
 
@@ -30,11 +36,13 @@ GRACE = 3600.0
 class LayoutRegistry:
     """An OCI image layout folder, made at the first write; safe for several processes at once."""
 
+    host = ""
+
     def __init__(self, url: str) -> None:
         self.url = url
         path = url.removeprefix("oci:")
         if not path:
-            raise SettingError(f"{url!r} names no folder: oci:FOLDER would be right")
+            raise SettingError(f"invalid registry {url!r}: expected oci:FOLDER")
         self.folder = Path(path)
         self._blobs = self.folder / "blobs" / "sha256"
 
@@ -43,11 +51,10 @@ class LayoutRegistry:
 
     def path(self, digest: str) -> Path:
         """Where a blob's bytes are."""
-        if not DIGEST.fullmatch(digest):
-            raise RegistryError(
-                f"{digest!r} is not a digest: sha256: and 64 hex digits would be right"
-            )
-        return self._blobs / digest.removeprefix("sha256:")
+        return self._blobs / checked_digest(digest).removeprefix("sha256:")
+
+    def login_for_others(self) -> Credentials | None:
+        return None
 
     def head_blob(self, digest: str) -> int | None:
         try:
@@ -60,56 +67,64 @@ class LayoutRegistry:
     def put_blob(
         self,
         descriptor: Descriptor,
-        open: Callable[[], AbstractContextManager[BinaryIO]],
+        source: BlobSource,
         *,
         mount_from: str | None = None,
         absent: bool = False,
+        session: UploadSession | None = None,
         progress: Progress | None = None,
     ) -> Transfer:
         started = time.perf_counter()
-        how, sent = "present", 0
+        how: Literal["uploaded", "present"] = "present"
+        sent = 0
         if self.head_blob(descriptor.digest) != descriptor.size:
             self._prepare()
-            found = hashlib.sha256()
+            sha256 = hashlib.sha256()
             with (
-                open() as source,
+                source() as content,
                 writing(self._blobs, f"{self.url}", RegistryError) as (file, name),
             ):
-                for block in blocks(source):
-                    found.update(block)
+                for block in blocks(content):
+                    sha256.update(block)
                     file.write(block)
                     sent += len(block)
                     if progress:
                         progress(len(block))
-                if f"sha256:{found.hexdigest()}" != descriptor.digest:
+                if f"sha256:{sha256.hexdigest()}" != descriptor.digest:
                     raise RegistryError(
-                        f"{self.url}: the bytes at hand for {descriptor.digest} are others "
-                        f"(sha256:{found.hexdigest()}); the blob was not stored"
+                        f"{self.url}: the source of {descriptor.digest} has other bytes "
+                        f"(sha256:{sha256.hexdigest()}); the blob was not stored"
                     )
-                name(found.hexdigest())
+                name(sha256.hexdigest())
             how = "uploaded"
         return Transfer(
             digest=descriptor.digest,
             size=descriptor.size,
-            how=how,  # type: ignore[arg-type]
+            how=how,
             sent=sent,
             seconds=time.perf_counter() - started,
         )
 
+    def open_upload(self) -> UploadSession | None:
+        return None
+
+    def cancel_upload(self, session: UploadSession) -> None:
+        """Nothing was opened."""
+
     def get_blob(self, digest: str) -> Iterator[bytes]:
-        found = hashlib.sha256()
+        sha256 = hashlib.sha256()
         try:
             with self.path(digest).open("rb") as file:
                 for block in blocks(file):
-                    found.update(block)
+                    sha256.update(block)
                     yield block
         except FileNotFoundError:
             raise RegistryError(f"{self.url} has no blob {digest}") from None
         except OSError as problem:
             raise self._error("cannot be read", problem) from None
-        if f"sha256:{found.hexdigest()}" != digest:
+        if f"sha256:{sha256.hexdigest()}" != digest:
             raise RegistryError(
-                f"{self.path(digest)} is damaged: its bytes are sha256:{found.hexdigest()}; "
+                f"{self.path(digest)} is damaged: its bytes are sha256:{sha256.hexdigest()}; "
                 "remove it and run again"
             )
 
@@ -117,18 +132,18 @@ class LayoutRegistry:
         for entry in self._index():
             if reference in (entry["digest"], (entry.get("annotations") or {}).get(NAME)):
                 data = b"".join(self.get_blob(entry["digest"]))
-                found = Descriptor(
+                descriptor = Descriptor(
                     media_type=entry.get("mediaType", MANIFEST),
                     digest=entry["digest"],
                     size=len(data),
                 )
-                return found, data
+                return descriptor, data
         return None
 
     def put_manifest(self, data: bytes, media_type: str, *, tag: str | None = None) -> Descriptor:
-        if tag is not None and not TAG.fullmatch(tag):
-            raise RegistryError(f"{tag!r} is not a tag: letters, digits, . _ - would be right")
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if tag is not None:
+            checked_tag(tag)
+        digest = digest_of(data)
         descriptor = Descriptor(media_type=media_type, digest=digest, size=len(data))
         self._check(msgspec.json.decode(data))
         with self._locked() as entries:
@@ -150,14 +165,17 @@ class LayoutRegistry:
             # What a tag moved away from stays there by digest.
             for entry in entries:
                 if entry not in kept and entry["digest"] != digest:
-                    others = {one["digest"] for one in kept}
+                    others = {other["digest"] for other in kept}
                     if entry["digest"] not in others:
                         kept.append({k: v for k, v in entry.items() if k != "annotations"})
             self._write_index([*kept, new])
         return descriptor
 
-    def tags(self) -> dict[str, str]:
-        return {tag: entry["digest"] for entry in self._index() if (tag := _tag(entry))}
+    def referrers(self, digest: str) -> bytes | None:
+        return None
+
+    def tags(self) -> list[str]:
+        return [tag for entry in self._index() if (tag := _tag(entry))]
 
     def delete(self, reference: str) -> None:
         if not self._index():
@@ -170,7 +188,7 @@ class LayoutRegistry:
                 for entry in entries:
                     if _tag(entry) != reference:
                         kept.append(entry)
-                    elif sum(one["digest"] == entry["digest"] for one in entries) == 1:
+                    elif sum(other["digest"] == entry["digest"] for other in entries) == 1:
                         kept.append({k: v for k, v in entry.items() if k != "annotations"})
             if kept != entries:
                 self._write_index(kept)
@@ -189,14 +207,14 @@ class LayoutRegistry:
                     continue
                 used.add(digest)
                 path = self.path(digest)
-                if path.exists() and path.stat().st_size <= 4 << 20:
+                if path.exists() and path.stat().st_size <= LARGEST_CONFIG:
                     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
                         pending.extend(_mentioned(msgspec.json.decode(path.read_bytes())))
             limit = time.time() - grace
             for path in self._blobs.iterdir():
-                about = path.stat()
-                if f"sha256:{path.name}" not in used and about.st_mtime <= limit:
-                    freed += about.st_size
+                status = path.stat()
+                if f"sha256:{path.name}" not in used and status.st_mtime <= limit:
+                    freed += status.st_size
                     path.unlink()
         return freed
 
@@ -209,10 +227,10 @@ class LayoutRegistry:
         except OSError as problem:
             raise self._error("cannot be read", problem) from None
         try:
-            found = list(msgspec.json.decode(data)["manifests"])
-            if not all(DIGEST.fullmatch(entry["digest"]) for entry in found):
+            entries = list(msgspec.json.decode(data)["manifests"])
+            if not all(DIGEST.fullmatch(entry["digest"]) for entry in entries):
                 raise KeyError("digest")
-            return found
+            return entries
         except (msgspec.MsgspecError, KeyError, TypeError):
             raise RegistryError(f"{path} is not the index of an OCI image layout") from None
 
@@ -262,10 +280,10 @@ def _tag(entry: dict[str, Any]) -> str | None:
 
 
 def _mentioned(manifest: Any) -> list[str]:
-    """The digests that a manifest or index needs; a `subject` may be missing (OCI says)."""
+    """The digests that a manifest or index needs; its `subject` may be absent (OCI)."""
     if not isinstance(manifest, dict):
         return []
-    found = [*(manifest.get("layers") or []), *(manifest.get("manifests") or [])]
+    needed = [*(manifest.get("layers") or []), *(manifest.get("manifests") or [])]
     if isinstance(manifest.get("config"), dict):
-        found.append(manifest["config"])
-    return [one["digest"] for one in found if isinstance(one, dict) and "digest" in one]
+        needed.append(manifest["config"])
+    return [entry["digest"] for entry in needed if isinstance(entry, dict) and "digest" in entry]

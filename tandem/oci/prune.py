@@ -8,11 +8,12 @@ import msgspec
 
 from tandem.errors import RegistryError
 from tandem.oci import Registry
-from tandem.oci.attest import fallback_tag, referrers
-from tandem.oci.image import Image, pull
+from tandem.oci.attest.referrers import fallback_tag, referrers
+from tandem.oci.image import Image
+from tandem.oci.pull import pull
 
 
-class Removed(msgspec.Struct, frozen=True, kw_only=True):
+class RemovedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image that was removed, or would be."""
 
     digest: str
@@ -21,10 +22,10 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
     """`image`, or `app image` for one without a model."""
 
 
-class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+class PrunedImages(msgspec.Struct, frozen=True, kw_only=True):
     """What a clean-up did or would do. `bytes` counts the layers that no other image has."""
 
-    removed: tuple[Removed, ...]
+    removed: tuple[RemovedImage, ...]
     kept: tuple[str, ...]
     bytes: int
     dry_run: bool
@@ -38,7 +39,7 @@ def prune(
     keep: Collection[str],
     number: int,
     dry_run: bool = False,
-) -> Pruned:
+) -> PrunedImages:
     """Remove the app's images beyond the `number` newest, except those in `keep`.
 
     `newest_first` are the digests of all its recorded images; what is in no record is not touched,
@@ -71,7 +72,7 @@ def prune(
         if one.descriptor.digest not in blobs
     }
     removed = [
-        Removed(
+        RemovedImage(
             digest=digest,
             tags=tuple(sorted(there[digest][1])),
             what="image" if _has_model(there[digest][0]) else "app image",
@@ -82,9 +83,8 @@ def prune(
     if not dry_run:
         for one in removed:
             _remove(registry, one.digest)
-        if collect := getattr(registry, "collect", None):
-            collect()
-    return Pruned(
+        registry.collect()
+    return PrunedImages(
         removed=tuple(removed),
         kept=tuple(sorted(staying)),
         bytes=sum(freed.values()),

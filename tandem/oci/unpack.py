@@ -1,6 +1,4 @@
-"""Extract one layer into a folder: verified, bounded, and unable to write anywhere else; and lay
-extracted layers over each other.
-"""
+"""Extract one layer into a folder: verified, bounded, and unable to write anywhere else."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,7 +17,8 @@ from isal.igzip_lib import IsalError
 
 from tandem.errors import RegistryError
 from tandem.oci import LAYER_GZIP, LAYER_TAR, Layer, Progress, Registry
-from tandem.oci.layer import CHUNK, reader, reason
+from tandem.oci.blobs import CHUNK, reader
+from tandem.oci.spool import reason
 
 MOST_BYTES = 32 << 30
 MOST_ENTRIES = 500_000
@@ -190,60 +189,6 @@ def _deleted(member: tarfile.TarInfo, parts: list[str], root: Path, where: str) 
     # The folder is made: where the layers are merged, it says that there is something to delete.
     _parent(root, parts, where)
     return "/".join([*folders, "" if last == OPAQUE else name])
-
-
-# --- layers over each other -----------------------------------------------------------------------
-
-
-class _Part(msgspec.Struct, frozen=True):
-    """A folder of one layer, and what that layer deletes."""
-
-    folder: Path
-    deleted: frozenset[str]
-
-
-def merge(layers: Sequence[Path], into: Path) -> None:
-    """Compose extracted layers (bottom first) in the folder `into`, by links.
-
-    A folder that comes from one layer alone is a link to it; one that several layers share is made
-    and filled name by name, the upper layer winning. What a layer deletes of those below it is not
-    there, whatever it puts in its place.
-    """
-    _merge([_Part(layer, _deletions(layer)) for layer in layers], into, "")
-
-
-def _deletions(layer: Path) -> frozenset[str]:
-    try:
-        return frozenset(msgspec.json.decode((layer / DELETIONS).read_bytes(), type=list[str]))
-    except FileNotFoundError:
-        return frozenset()
-
-
-def _merge(parts: Sequence[_Part], into: Path, at: str) -> None:
-    found: dict[str, list[_Part]] = {}
-    for part in parts:
-        if part.deleted:
-            for name in list(found):
-                if at in part.deleted or at + name in part.deleted:
-                    del found[name]
-        for entry in os.scandir(part.folder):
-            if entry.name == DELETIONS:
-                continue
-            below = found.setdefault(entry.name, [])
-            # Only a folder over folders shares its name with them; anything else takes its place.
-            if not (entry.is_dir(follow_symlinks=False) and all(map(_is_folder, below))):
-                below.clear()
-            below.append(_Part(Path(entry.path), part.deleted))
-    for name, entries in found.items():
-        if len(entries) == 1:
-            (into / name).symlink_to(entries[0].folder)
-        else:
-            (into / name).mkdir()
-            _merge(entries, into / name, f"{at}{name}/")
-
-
-def _is_folder(part: _Part) -> bool:
-    return part.folder.is_dir() and not part.folder.is_symlink()
 
 
 # --- one entry ------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ goes live.
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from tandem.build.app_build import Builds
-from tandem.model.acceptance import Gate
+from tandem.model.package import Package
 from tandem.model.repository import Repository
+from tandem.model.rules import AcceptanceRule
 from tandem.oci import Registry, open_registry
 from tandem.release.records import Ledger
 from tandem.settings import Settings
@@ -17,16 +19,15 @@ from tandem.source import Source
 from tandem.storage import Store, open_store
 from tandem.targets import Target, open_target
 
-__all__ = ["Gate", "Project"]
-
 
 class Project:
     """Opens each part when it is first used, so that one can be asked without the others."""
 
-    def __init__(self, app: str, settings: Settings, gate: Gate | None = None) -> None:
+    def __init__(self, app: str, settings: Settings, rule: AcceptanceRule | None = None) -> None:
         self.app = app
         self.settings = settings
-        self.gate = gate or Gate()
+        self.rule = rule or AcceptanceRule()
+        self._packages: dict[int, Package] = {}
 
     @property
     def state(self) -> Path:
@@ -67,3 +68,15 @@ class Project:
     def ledger(self) -> Ledger:
         """The records of its images and releases."""
         return Ledger(self.store, self.app)
+
+    def package(self, number: int) -> Package:
+        """A version of the model, fetched and verified once a process.
+
+        Raises `NotFound`, `PackageError` and `StorageError`.
+        """
+        folder = self.state / "models" / f"{self.app}-{number:06d}"
+        known = self._packages.get(number)
+        if known is None or not folder.is_dir():
+            known = self._packages[number] = self.models.fetch(number, folder)
+        os.utime(folder)  # what is not used for long is removed
+        return known

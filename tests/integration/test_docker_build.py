@@ -19,13 +19,16 @@ from support.services import require
 
 from tandem.errors import BuildError, SettingError
 from tandem.oci import open_registry
-from tandem.oci.app_image import assemble
+from tandem.oci.app_image.base import find_base
 from tandem.oci.app_image.docker_build import choose_builder
 from tandem.oci.app_image.make import make_app_image
-from tandem.oci.app_image.wheels import Component, host_runtime
-from tandem.oci.image import pull, push
+from tandem.oci.app_image.python_runtime import host_python
+from tandem.oci.components import Component
 from tandem.oci.layer import model_layer
-from tandem.oci.unpack import merge, unpack_layer
+from tandem.oci.merge import merge
+from tandem.oci.pull import pull
+from tandem.oci.push import push
+from tandem.oci.unpack import unpack_layer
 
 # A service of the standard library: what is tested here is the image, not the example app.
 SERVING = """\
@@ -162,7 +165,7 @@ def test_image_starts_as_nobody_on_a_read_only_root_and_answers(
             "model": "the model",
             "uid": 10001,
             "folder": "/app",
-            "python": assemble.find_base(os.environ["BASE_IMAGE"]).runtime.version,
+            "python": find_base(os.environ["BASE_IMAGE"]).runtime.version,
             "byte_code": True,
         }
 
@@ -185,7 +188,7 @@ def test_both_builders_give_the_same_settings_and_files(registry, commit, tmp_pa
 
 
 def test_base_layers_are_taken_as_they_are_without_a_byte(registry, commit, tmp_path):
-    base = assemble.find_base(os.environ["BASE_IMAGE"])
+    base = find_base(os.environ["BASE_IMAGE"])
     app, done = made(registry, commit, tmp_path, "assemble")
     below = {layer.descriptor.digest for layer in base.image.layers}
     assert {one.how for one in done if one.digest in below} == {"mounted"}
@@ -316,14 +319,14 @@ def test_docker_is_refused_where_it_cannot_be_used(tmp_path):
 def test_base_that_is_not_there_is_said(registry):
     missing = f"{os.environ['REGISTRY']}/test/none:1"
     with pytest.raises(BuildError, match=f"TANDEM_BASE_IMAGE={missing}: there is no such image"):
-        assemble.find_base(missing)
+        find_base(missing)
 
 
 def test_base_for_another_machine_is_refused_with_the_reason(registry):
-    other = "arm64" if host_runtime().platform.architecture == "amd64" else "amd64"
+    other = "arm64" if host_python().platform.architecture == "amd64" else "amd64"
     image, sources = small_image(uuid.uuid4().bytes)
     wrong = image.settings | {"architecture": other}
     image = type(image)(config=json.dumps(wrong).encode(), layers=image.layers)
     push(registry, image, sources, tag="wrong")
     with pytest.raises(BuildError, match=f"is for linux/{other}"):
-        assemble.find_base(f"{registry.url}:wrong")
+        find_base(f"{registry.url}:wrong")

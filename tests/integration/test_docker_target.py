@@ -24,7 +24,9 @@ from support.services import require
 
 from tandem.errors import ImageFault, TargetError
 from tandem.oci import open_registry
-from tandem.oci.image import pull, push, registry_source
+from tandem.oci.blobs import registry_source
+from tandem.oci.pull import pull
+from tandem.oci.push import push
 from tandem.service import client as asked
 from tandem.service import http
 from tandem.targets import DeployRequest, Live, open_target

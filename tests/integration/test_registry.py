@@ -8,21 +8,33 @@ import random
 import subprocess
 import threading
 import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.faulty_proxy import Proxy, faulty_registry, later
-from support.oci_samples import blob, read, small_image, tar_layer
+from support.oci_samples import blob, pem, read, small_image, tar_layer
 from support.services import require
 
 from tandem.errors import RegistryError
 from tandem.oci import MANIFEST, Registry, open_registry
-from tandem.oci.app_image.wheels import Component
-from tandem.oci.attest import Facts, attest, referrers, verify
-from tandem.oci.image import Image, bytes_source, pull, push, push_on_top
-from tandem.oci.layer import Built
-from tandem.oci.login import Credentials
+from tandem.oci.attest.materials import attach_materials
+from tandem.oci.attest.provenance import Origin
+from tandem.oci.attest.referrers import read_artifact, referrers
+from tandem.oci.attest.signature import signing_key
+from tandem.oci.attest.statements import attest
+from tandem.oci.attest.trust import signed_bill
+from tandem.oci.attest.verify import verify
+from tandem.oci.blobs import bytes_source
+from tandem.oci.components import Component
+from tandem.oci.credentials import Credentials
+from tandem.oci.image import Image
+from tandem.oci.layer import BuiltLayer
+from tandem.oci.pack import pack
 from tandem.oci.prune import prune
-from tandem.oci.remote import RemoteRegistry
+from tandem.oci.pull import pull
+from tandem.oci.push import push
+from tandem.oci.remote.client import RemoteRegistry
 
 PIECE = 1 << 20
 
@@ -122,7 +134,7 @@ def test_refused_mount_becomes_an_upload(proxy, name):
 def test_mount_of_what_is_not_there_becomes_an_upload_and_leaves_no_open_one(proxy, name):
     descriptor, source = blob(some_bytes(2000))
     assert through(proxy, name).put_blob(descriptor, source, mount_from="no/such").how == "uploaded"
-    assert [one.status for one in proxy.sent("DELETE")] == [204]
+    assert [one.status for one in proxy.sent("DELETE")] == [204] * 4
 
 
 def test_large_blob_goes_up_in_pieces(proxy, name):
@@ -153,32 +165,74 @@ def test_registry_that_does_not_say_how_much_it_took_took_it_all(proxy, name):
     assert stored(name, descriptor.digest) == data
 
 
+ORIGIN = Origin(
+    app="digits",
+    commit="c" * 40,
+    model="digits",
+    model_version=1,
+    model_digest="sha256:" + "d" * 64,
+)
+
+
 def on_top(registry, app: Image, content: bytes, **options) -> tuple[Image, list[str]]:
     layer, data = tar_layer(("model/model.onnx", content))
-    image, done = push_on_top(
+    image, transfers = pack(
         registry,
         app.digest,
-        lambda: Built(layer=layer, open=bytes_source(data)),
+        lambda: BuiltLayer(layer=layer, open=bytes_source(data)),
         lambda below: below.with_config(labels={"tandem.model.version": "1"}),
+        ORIGIN,
         tag="whole",
         **options,
     )
-    return image, [one.how for one in done]
+    return image, [transfer.how for transfer in transfers]
 
 
 def test_a_new_layer_on_top_costs_as_few_requests_as_there_can_be(proxy, name, tmp_path):
     registry = through(proxy, name)
     app, sources = small_image(some_bytes(100))
     push(registry, app, sources)
+    attach_materials(registry, app, [Component(name="flask", version="3.1")], app="digits")
     on_top(registry, app, some_bytes(100), cache=tmp_path)
     proxy.seen.clear()
-    image, done = on_top(registry, app, some_bytes(100), cache=tmp_path, expect_new=True)
-    assert done == ["present", "uploaded", "uploaded"]
-    # The app image's manifest, the layer asked for; two uploads; the manifest.
-    methods = sorted(one.method for one in proxy.seen)
-    assert methods == ["GET", "HEAD", "POST", "POST", "PUT", "PUT", "PUT"]
-    assert proxy.blob_bytes() == image.layers[-1].descriptor.size + len(image.config)
+    image, how = on_top(registry, app, some_bytes(100), cache=tmp_path, expect_new=True)
+    assert how == ["present", "uploaded", "uploaded"]
+    # The layer is asked for, and the list of statements; four uploads; the manifests of the two
+    # statements, of their list, and of the image.
+    methods = Counter(request.method for request in proxy.seen)
+    assert methods == {"GET": 1, "HEAD": 1, "POST": 4, "PUT": 8}
+    statements = referrers(registry, image.digest)
+    contents = [read_artifact(registry, one, image.digest)[1] for one in statements]
+    model = image.layers[-1].descriptor.size
+    assert proxy.blob_bytes() == model + len(image.config) + sum(map(len, contents))
     assert pull(directly(name), "whole") == image
+
+
+def test_an_image_appears_after_its_statements(proxy, name):
+    registry = through(proxy, name)
+    app, sources = small_image(some_bytes(100))
+    push(registry, app, sources)
+    proxy.fault("PUT", "/manifests/sha256-", status=403, times=10)
+    with pytest.raises(RegistryError, match="403"):
+        on_top(registry, app, some_bytes(100), expect_new=True)
+    assert directly(name).get_manifest("whole") is None
+
+
+def test_two_machines_that_pack_the_same_pair_at_once_keep_both_statements(name):
+    app, sources = small_image(some_bytes(100))
+    push(directly(name), app, sources)
+    content = some_bytes(100)
+    signers = [signing_key({"TANDEM_SIGNING_KEY": pem()[0]}) for _ in range(2)]
+    with ThreadPoolExecutor(2) as machines:
+        packed = [
+            machines.submit(on_top, directly(name), app, content, signer=signer, expect_new=True)
+            for signer in signers
+        ]
+        images = {each.result()[0].digest for each in packed}
+    assert len(images) == 1
+    digest = images.pop()
+    for signer in signers:
+        assert signed_bill(directly(name), digest, signer.public_key) is not None
 
 
 def test_an_upload_that_was_opened_for_nothing_is_closed(proxy, name):
@@ -190,7 +244,7 @@ def test_an_upload_that_was_opened_for_nothing_is_closed(proxy, name):
     proxy.seen.clear()
     assert on_top(registry, app, content, expect_new=True)[1] == ["present"] * 3
     assert proxy.blob_bytes() == 0
-    assert [one.status for one in proxy.sent("DELETE")] == [204]
+    assert [one.status for one in proxy.sent("DELETE")] == [204] * 4
 
 
 @pytest.mark.parametrize("expect_new", [True, False])
@@ -314,7 +368,7 @@ def test_wrong_digest_for_a_blob_is_an_error(proxy, name):
     descriptor, source = blob(some_bytes(100))
     wrong = {"Docker-Content-Digest": "sha256:" + "0" * 64}
     proxy.fault("PUT", "/blobs/uploads/", change=wrong)
-    with pytest.raises(RegistryError, match="says that it stored sha256:000"):
+    with pytest.raises(RegistryError, match="reports that it stored sha256:000"):
         through(proxy, name).put_blob(descriptor, source)
 
 
@@ -581,14 +635,7 @@ def attested(registry):
         Cmd=["python3"],
     )
     push(registry, image, sources, tag="one")
-    facts = Facts(
-        app="digits",
-        commit="c" * 40,
-        model="digits",
-        model_version=1,
-        model_digest="sha256:" + "d" * 64,
-    )
-    attest(registry, image, facts, components=[Component(name="flask", version="3.1")])
+    attest(registry, image, ORIGIN, components=[Component(name="flask", version="3.1")])
     return image
 
 

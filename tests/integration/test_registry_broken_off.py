@@ -15,7 +15,8 @@ from support.oci_samples import read, small_image
 from support.services import require
 
 from tandem.oci import Registry, open_registry
-from tandem.oci.image import pull, push
+from tandem.oci.pull import pull
+from tandem.oci.push import push
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -23,9 +24,9 @@ REPOSITORY = Path(__file__).parents[2]
 SLOW = """\
 import contextlib, io, sys, time
 sys.path[:0] = sys.argv[1:3]
-from oci_samples import small_image
+from support.oci_samples import small_image
 from tandem.oci import open_registry
-from tandem.oci.image import push
+from tandem.oci.push import push
 
 class Slow(io.BytesIO):
     def read(self, size=-1):

@@ -14,7 +14,7 @@ import pytest
 from support.killed_release import STEPS
 from support.tiny import Tiny, free_port
 
-from tandem.oci.image import pull
+from tandem.oci.pull import pull
 
 SCRIPT = Path(__file__).resolve().parent.parent / "support/killed_release.py"
 

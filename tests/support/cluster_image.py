@@ -9,9 +9,12 @@ from typing import Any
 
 from support.small_image import SERVER, layer
 from tandem.oci import LAYER_GZIP, Descriptor, Layer
-from tandem.oci.image import bytes_source, compose, pull, push, registry_source
-from tandem.oci.login import Credentials
-from tandem.oci.remote import RemoteRegistry
+from tandem.oci.blobs import bytes_source, registry_source
+from tandem.oci.credentials import Credentials
+from tandem.oci.image import make_image
+from tandem.oci.pull import pull
+from tandem.oci.push import push
+from tandem.oci.remote.client import RemoteRegistry
 
 
 def registry(repository: str = "tests/small") -> RemoteRegistry:
@@ -55,7 +58,7 @@ def small(
                 kind=kind,
             )
         )
-    image = compose(
+    image = make_image(
         base, layers,
         env={"PYTHONPATH": "/app", "TANDEM_MODEL": "/model", "PYTHONUNBUFFERED": "1", **env},
         Cmd=list(command), WorkingDir="/app", User="10001:10001",

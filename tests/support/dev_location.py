@@ -5,24 +5,24 @@
 
 from __future__ import annotations
 
-from orchestration.apps import App
-from orchestration.definitions import build_defs
 from support.tiny import Training
-from tandem.release.project import Gate
+from tandem.dagster.definitions import build_defs
+from tandem.model.rules import AcceptanceRule
+from tandem.release.app import App
 
 
 def _train(parameters: Training, **_: object) -> None:
     raise NotImplementedError
 
 
-defs = build_defs(
-    apps=[
-        App(
-            name="tiny",
-            description="for tests",
-            gate=Gate(metric="accuracy", floor=0.9),
-            training=Training,
-            train=_train,
-        )
-    ]
+APPS = (
+    App(
+        name="tiny",
+        description="for tests",
+        rule=AcceptanceRule(metric="accuracy", floor=0.9),
+        training=Training,
+        train=_train,
+    ),
 )
+
+defs = build_defs(APPS)

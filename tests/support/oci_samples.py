@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tandem.oci import LAYER_TAR, Descriptor, Layer, Registry
-from tandem.oci.image import Image, Platform, bytes_source, compose, digest_of
-from tandem.oci.layer import Source
+from tandem.oci.blobs import BlobSource, bytes_source, digest_of
+from tandem.oci.image import Image, Platform, make_image
 
 
-def blob(data: bytes) -> tuple[Descriptor, Source]:
+def blob(data: bytes) -> tuple[Descriptor, BlobSource]:
     """Bytes as a blob: what it is called, and what gives them."""
     descriptor = Descriptor(media_type=LAYER_TAR, digest=digest_of(data), size=len(data))
     return descriptor, bytes_source(data)
@@ -44,10 +44,10 @@ def tar_layer(*members: tarfile.TarInfo | tuple[str, bytes]) -> tuple[Layer, byt
     return Layer(descriptor=descriptor, diff_id=descriptor.digest, kind="application"), data
 
 
-def small_image(content: bytes = b"hello") -> tuple[Image, dict[str, Source]]:
+def small_image(content: bytes = b"hello") -> tuple[Image, dict[str, BlobSource]]:
     """An image of one small layer, and what gives its blob."""
     layer, data = tar_layer(("app/file", content))
-    image = compose(None, [layer], platform=Platform("linux", "amd64"), labels={"a": "b"})
+    image = make_image(None, [layer], platform=Platform("linux", "amd64"), labels={"a": "b"})
     return image, {layer.descriptor.digest: bytes_source(data)}
 
 

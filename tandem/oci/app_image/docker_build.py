@@ -18,10 +18,12 @@ import msgspec
 
 from tandem.errors import BuildError, SettingError
 from tandem.oci import Registry
-from tandem.oci.app_image.assemble import COMMAND, AppImage, find_base, image_settings
-from tandem.oci.app_image.wheels import locked_components, pip_settings
-from tandem.oci.image import pull
-from tandem.oci.remote import RemoteRegistry, open_reference
+from tandem.oci.app_image.assemble import COMMAND, AppImage, image_settings
+from tandem.oci.app_image.base import find_base
+from tandem.oci.app_image.lock_file import locked_components
+from tandem.oci.app_image.pip_settings import pip_settings
+from tandem.oci.pull import pull
+from tandem.oci.remote.client import open_reference
 
 STEP = re.compile(r"#\d+ \[(?:[\w-]+ )?(\d+/\d+)\] (.*)")
 PIP = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
@@ -52,7 +54,7 @@ def choose_builder(setting: str, *, base: str, registry: Registry) -> str:
     missing = None
     if not base:
         missing = "TANDEM_BASE_IMAGE is not set"
-    elif not isinstance(registry, RemoteRegistry):
+    elif not registry.host:
         missing = f"the engine cannot push to {registry.url}: set TANDEM_REGISTRY=HOST/REPOSITORY"
     else:
         missing = engine_problem()
@@ -81,7 +83,7 @@ def build_with_docker(
     `lock` is inside of `folder`. The result is the image as the registry has it, with the settings
     that the assembler gives, too; all of its layers are in the registry. Raises `BuildError`.
     """
-    if not isinstance(registry, RemoteRegistry):
+    if not registry.host:
         raise BuildError(f"a Docker engine cannot push to {registry.url}")
     if not (folder / "Dockerfile").exists():
         raise BuildError("this commit has no Dockerfile: add one, or set TANDEM_BUILDER=assemble")
@@ -187,7 +189,7 @@ def _reason(lines: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _docker_config(registry: RemoteRegistry, base: str) -> Iterator[Path]:
+def _docker_config(registry: Registry, base: str) -> Iterator[Path]:
     """A DOCKER_CONFIG folder with this registry's login and all else of the person's own.
 
     The login is in a file that only this user can read, and gone afterwards; never in arguments.
@@ -197,8 +199,8 @@ def _docker_config(registry: RemoteRegistry, base: str) -> Iterator[Path]:
     with contextlib.suppress(OSError, ValueError):
         settings = json.loads((own / "config.json").read_text("utf-8"))
     hosts = {
-        registry.host: registry.docker_login(),
-        (other := open_reference(base)[0]).host: other.docker_login(),
+        registry.host: registry.login_for_others(),
+        (other := open_reference(base)[0]).host: other.login_for_others(),
     }
     auths = dict(settings.get("auths") or {})  # type: ignore[call-overload]
     for host, credentials in hosts.items():

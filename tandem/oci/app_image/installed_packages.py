@@ -12,9 +12,10 @@ import msgspec
 
 from tandem.errors import RegistryError
 from tandem.oci import LAYER_GZIP, LAYER_TAR, Layer, Registry
-from tandem.oci.app_image.wheels import Component, component_of
+from tandem.oci.blobs import CHUNK, reader
+from tandem.oci.components import Component, component_of
 from tandem.oci.image import Image
-from tandem.oci.layer import CHUNK, reader, writing
+from tandem.oci.spool import writing
 from tandem.oci.unpack import MOST_ENTRIES, OPAQUE, WHITEOUT, decompressed
 
 METADATA = re.compile(r"(?:app/lib|.*/(?:site|dist)-packages)/[^/]+\.dist-info/METADATA")

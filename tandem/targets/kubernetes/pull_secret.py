@@ -71,7 +71,7 @@ def is_made_of(secret: Object, mark: str) -> bool:
 
 def _login(registry: Registry) -> tuple[str, str, str] | None:
     """Host, user and password of a registry; None where there are none."""
-    from tandem.oci.login import find_credentials
+    from tandem.oci.credentials import find_credentials
 
     host = registry.url.partition("/")[0]
     credentials = find_credentials(host)

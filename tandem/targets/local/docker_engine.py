@@ -49,7 +49,7 @@ def ensure_image(client: Any, registry: Registry, digest: str, progress: Say) ->
         return reference
     except docker.errors.ImageNotFound:
         progress(f"pulling {reference}")
-    from tandem.oci.login import find_credentials
+    from tandem.oci.credentials import find_credentials
 
     credentials = find_credentials(registry.url.partition("/")[0])
     login = (
@@ -68,7 +68,7 @@ def _load(client: Any, registry: Registry, digest: str, progress: Say) -> str:
     """Give the engine an image as `docker save` writes it, layer by layer."""
     import docker.errors
 
-    from tandem.oci.image import pull
+    from tandem.oci.pull import pull
     from tandem.oci.unpack import decompressed
 
     image = pull(registry, digest)

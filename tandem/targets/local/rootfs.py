@@ -37,7 +37,7 @@ def read_image(registry: Registry, digest: str) -> RunConfig:
 
     Raises `RegistryError` when the registry has no such image.
     """
-    from tandem.oci.image import pull
+    from tandem.oci.pull import pull
 
     image = pull(registry, digest)
     run = image.settings.get("config") or {}
@@ -70,7 +70,8 @@ def compose(
     progress: Callable[[str], None],
 ) -> Path:
     """The root folder of the image `digest`, made where it is not there yet."""
-    from tandem.oci.unpack import merge, unpack_layer
+    from tandem.oci.merge import merge
+    from tandem.oci.unpack import unpack_layer
 
     root = state / "roots" / _hex(digest)
     folders = [state / "layers" / _hex(layer.diff_id) for layer in config.layers]

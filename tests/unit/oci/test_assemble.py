@@ -18,13 +18,16 @@ from support.oci_samples import locked, small_image, wheel
 
 from tandem.errors import BuildError
 from tandem.oci import open_registry
-from tandem.oci.app_image import assemble, wheels
-from tandem.oci.app_image.assemble import application_layer, build_app_image, dependencies_layer
-from tandem.oci.app_image.wheels import host_runtime, install, pip_settings, uv_settings
-from tandem.oci.image import push
+from tandem.oci.app_image import layers
+from tandem.oci.app_image.assemble import build_app_image, image_settings
+from tandem.oci.app_image.base import base_runtime
+from tandem.oci.app_image.compile_python import interpreter
+from tandem.oci.app_image.layers import application_layer, dependencies_layer
+from tandem.oci.app_image.pip_settings import pip_settings, uv_configuration, uv_settings
+from tandem.oci.app_image.python_runtime import host_python
+from tandem.oci.app_image.wheels import install
+from tandem.oci.push import push
 from tandem.oci.unpack import unpack_layer
-
-INSTALLERS = ["uv", "pip"]
 
 
 @pytest.fixture
@@ -52,18 +55,7 @@ def names(layer) -> list[str]:
         return tarfile.open(fileobj=io.BytesIO(file.read())).getnames()
 
 
-def use(installer: str, monkeypatch) -> None:
-    if installer == "pip":
-        monkeypatch.setattr(wheels, "_uv", lambda: None)
-    elif wheels._uv() is None:
-        pytest.skip("uv is not installed beside this Python")
-
-
-@pytest.mark.parametrize("installer", INSTALLERS)
-def test_dependency_layer_holds_the_wheels_and_their_byte_code_only(
-    lock, tmp_path, monkeypatch, installer
-):
-    use(installer, monkeypatch)
+def test_dependency_layer_holds_the_wheels_and_their_byte_code_only(lock, tmp_path, monkeypatch):
     found = dependencies_layer(lock, cache=tmp_path / "cache")
     tag = sys.implementation.cache_tag
     assert sorted(names(found)) == [
@@ -87,20 +79,10 @@ def test_dependency_layer_holds_the_wheels_and_their_byte_code_only(
     ]
 
 
-def test_both_installers_give_the_same_layer(lock, tmp_path, monkeypatch):
-    found = set()
-    for installer in INSTALLERS:
-        with monkeypatch.context() as patch:
-            use(installer, patch)
-            made = dependencies_layer(lock, cache=tmp_path / installer)
-            found.add(made.layer)
-    assert len(found) == 1
-
-
 def test_layers_are_the_same_under_another_umask_zone_locale_and_hash_seed(lock, tmp_path):
     program = (
         "import os, sys; from pathlib import Path; os.umask(int(sys.argv[1], 8))\n"
-        "from tandem.oci.app_image.assemble import dependencies_layer, application_layer\n"
+        "from tandem.oci.app_image.layers import dependencies_layer, application_layer\n"
         "cache = Path(sys.argv[2]); app = cache / 'src'; (app / 'serving').mkdir(parents=True)\n"
         "for name in sys.argv[4:]: (app / 'serving' / name).write_text(f'X = {{\"{name}\", 1}}')\n"
         "print(dependencies_layer(Path(sys.argv[3]), cache=cache).layer.descriptor.digest)\n"
@@ -139,7 +121,7 @@ def test_byte_code_is_used_without_looking_at_the_source(lock, tmp_path):
 def test_second_time_nothing_is_installed(lock, tmp_path, monkeypatch):
     registry = open_registry(f"oci:{tmp_path}/images")
     first = dependencies_layer(lock, cache=tmp_path / "cache", registry=registry)
-    monkeypatch.setattr(assemble, "_make_dependencies", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(layers, "_make_dependencies", lambda *_: pytest.fail("made again"))
     second = dependencies_layer(lock, cache=tmp_path / "cache", registry=registry)
     assert (second.layer, second.components) == (first.layer, first.components)
 
@@ -158,11 +140,7 @@ def test_changed_lock_is_another_layer(lock, shop, tmp_path):
     assert dependencies_layer(more, cache=tmp_path / "cache").layer != first.layer
 
 
-@pytest.mark.parametrize("installer", INSTALLERS)
-def test_wheel_with_another_hash_is_refused_and_leaves_nothing(
-    shop, tmp_path, monkeypatch, installer
-):
-    use(installer, monkeypatch)
+def test_wheel_with_another_hash_is_refused_and_leaves_nothing(shop, tmp_path, monkeypatch):
     name, _ = wheel(shop, "thing", "1.0", {"thing.py": ""})
     lock = locked(tmp_path / "lock", (name, "0" * 64))
     with pytest.raises(BuildError, match=r"installing serving\.txt failed: .*[Hh]ash"):
@@ -170,9 +148,7 @@ def test_wheel_with_another_hash_is_refused_and_leaves_nothing(
     assert [one.name for one in (tmp_path / "box").iterdir()] == [".into.lock"]
 
 
-@pytest.mark.parametrize("installer", INSTALLERS)
-def test_failed_install_shows_no_password(shop, tmp_path, monkeypatch, installer):
-    use(installer, monkeypatch)
+def test_failed_install_shows_no_password(shop, tmp_path, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://someone:secret@127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
@@ -196,6 +172,27 @@ def test_settings_of_pip_are_handed_to_uv(tmp_path):
     assert found["UV_INDEX"] == "https://b/simple https://c/simple"
     assert found["UV_FIND_LINKS"] == "/one,/two"
     assert "UV_INDEX" not in uv_settings({**env, "UV_INDEX": "https://mine/"})
+
+
+def test_uv_reads_the_persons_own_file_and_none_of_a_checkout(tmp_path):
+    env = {"XDG_CONFIG_HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path), "HOME": "/none"}
+    assert uv_configuration(env) == ["--no-config"]
+    own = tmp_path / "uv" / "uv.toml"
+    own.parent.mkdir()
+    own.write_text("")
+    assert uv_configuration(env) == ["--config-file", str(own)]
+    named = uv_configuration({**env, "UV_CONFIG_FILE": "/named.toml"})
+    assert named == ["--config-file", "/named.toml"]
+
+
+def test_index_of_a_uv_file_is_used(shop, tmp_path, monkeypatch):
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name)
+    configuration = tmp_path / "uv.toml"
+    configuration.write_text(f'no-index = true\nfind-links = ["{shop}"]\n')
+    monkeypatch.setenv("UV_CONFIG_FILE", str(configuration))
+    lock = locked(tmp_path / "lock", wheel(shop, "thing", "1.0", {"thing.py": ""}))
+    assert (install(lock, tmp_path / "into") / "thing.py").exists()
 
 
 def test_settings_of_pip_that_cannot_be_read_are_said(tmp_path):
@@ -271,12 +268,12 @@ def base_image(**settings):
 
 
 def test_base_of_this_python_is_taken():
-    version = host_runtime().version
+    version = host_python().version
     base = base_image(
         env={"PYTHON_VERSION": f"{version}.99"},
-        architecture=host_runtime().platform.architecture,
+        architecture=host_python().platform.architecture,
     )
-    assert assemble.base_runtime(base).version == version
+    assert base_runtime(base).version == version
 
 
 @pytest.mark.parametrize(
@@ -289,14 +286,14 @@ def test_base_of_this_python_is_taken():
     ],
 )
 def test_base_of_the_wrong_kind_is_refused_with_the_reason(settings, why):
-    settings = {"architecture": host_runtime().platform.architecture} | settings
+    settings = {"architecture": host_python().platform.architecture} | settings
     with pytest.raises(BuildError, match=why):
-        assemble.base_runtime(base_image(**settings))
+        base_runtime(base_image(**settings))
 
 
 def test_base_with_a_python_that_is_not_here_is_refused_with_the_reason():
     with pytest.raises(BuildError, match=r"has Python 3\.3, this machine has"):
-        assemble.interpreter("3.3")
+        interpreter("3.3")
 
 
 def test_killed_install_leaves_nothing_that_looks_whole(lock, tmp_path):
@@ -316,7 +313,7 @@ def test_dockerfile_says_the_same_as_the_assembler():
     for path in [*recipe["paths"], recipe["lock"]]:
         assert path in copied or path == recipe["lock"]
         assert f"!{path}" in seen
-    settings = assemble.image_settings(app="digits", commit="")
+    settings = image_settings(app="digits", commit="")
     for name, value in settings["env"].items():
         assert f"{name}={'${APP}' if name == 'TANDEM_APP_NAME' else value}" in dockerfile
     assert f"USER {settings['User']}" in dockerfile

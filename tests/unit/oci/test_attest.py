@@ -13,31 +13,22 @@ from support.oci_samples import pem, small_image
 
 from tandem.errors import RegistryError, SettingError
 from tandem.oci import INDEX, open_registry
-from tandem.oci.app_image.wheels import Component
-from tandem.oci.attest import (
-    PROVENANCE,
-    SBOM,
-    Facts,
-    attach,
-    attach_materials,
-    attest,
-    bill_of_materials,
-    checking_key,
-    components_of,
-    fallback_tag,
-    find,
-    referrers,
-    require_signed,
-    signing_key,
-    verify,
-)
-from tandem.oci.image import push
+from tandem.oci.attest.materials import attach_materials
+from tandem.oci.attest.provenance import PROVENANCE, Origin
+from tandem.oci.attest.referrers import attach, fallback_tag, find, referrers
+from tandem.oci.attest.sbom import SBOM, bill_of_materials, components_of
+from tandem.oci.attest.signature import checking_key, signing_key
+from tandem.oci.attest.statements import attest
+from tandem.oci.attest.trust import require_signed
+from tandem.oci.attest.verify import verify
+from tandem.oci.components import Component
+from tandem.oci.push import push
 
 COMPONENTS = [
     Component(name="Flask", version="3.1.3", license="BSD-3-Clause", summary="A framework"),
     Component(name="numpy", version="2.4.6", license="modified, see file"),
 ]
-FACTS = Facts(
+FACTS = Origin(
     app="digits",
     commit="c" * 40,
     model="digits",
@@ -74,8 +65,8 @@ def image(registry):
 
 
 def test_bill_of_materials_is_the_same_for_the_same_components():
-    first = bill_of_materials("digits", COMPONENTS, facts=FACTS)
-    assert first == bill_of_materials("digits", reversed(COMPONENTS), facts=FACTS)
+    first = bill_of_materials("digits", COMPONENTS, origin=FACTS)
+    assert first == bill_of_materials("digits", reversed(COMPONENTS), origin=FACTS)
     document = json.loads(first)
     assert document["bomFormat"] == "CycloneDX"
     assert [one["bom-ref"] for one in document["components"]] == [
@@ -105,7 +96,7 @@ def test_bill_of_materials_is_the_same_for_the_same_components():
     ids=["none", "some", "names", "licences"],
 )
 def test_bill_of_materials_is_what_the_schema_of_cyclonedx_says(components, facts):
-    document = bill_of_materials("digits", components, facts=facts).decode()
+    document = bill_of_materials("digits", components, origin=facts).decode()
     wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(document)
     assert wrong is None, wrong
     spoilt = document.replace('"type":"container"', '"type":"crate"')
@@ -236,7 +227,8 @@ def keys():
 
 
 def test_a_statement_of_another_image_that_was_put_there_blocks_nothing(registry, image):
-    from tandem.oci.attest import ENVELOPE, provenance, sign
+    from tandem.oci.attest.provenance import provenance
+    from tandem.oci.attest.signature import ENVELOPE, sign
 
     signer, key = keys()
     elsewhere = sign(provenance("x", "sha256:" + "0" * 64, FACTS), signer)
@@ -250,7 +242,9 @@ def test_a_statement_of_another_image_that_was_put_there_blocks_nothing(registry
 def test_a_bill_of_materials_that_the_key_did_not_sign_neither_passes_nor_blocks(
     registry, image, whose
 ):
-    from tandem.oci.attest import ENVELOPE, bill_statement, provenance, sign
+    from tandem.oci.attest.provenance import provenance
+    from tandem.oci.attest.sbom import bill_statement
+    from tandem.oci.attest.signature import ENVELOPE, sign
 
     signer, key = keys()
     forged = bill_of_materials("evil", COMPONENTS[:1])
@@ -271,7 +265,8 @@ def test_a_bill_of_materials_that_the_key_did_not_sign_neither_passes_nor_blocks
 
 
 def test_a_signed_provenance_is_no_bill_of_materials(registry, image):
-    from tandem.oci.attest import ENVELOPE, provenance, sign
+    from tandem.oci.attest.provenance import provenance
+    from tandem.oci.attest.signature import ENVELOPE, sign
 
     signer, key = keys()
     good = sign(provenance("x", image.digest, FACTS), signer)
@@ -301,7 +296,8 @@ def test_materials_that_cannot_be_read_hide_no_others(registry, image):
 
 
 def test_a_signed_statement_about_another_image_lets_none_pass(registry, image):
-    from tandem.oci.attest import ENVELOPE, provenance, sign
+    from tandem.oci.attest.provenance import provenance
+    from tandem.oci.attest.signature import ENVELOPE, sign
 
     private, public = pem()
     statement = provenance("x", "sha256:" + "0" * 64, FACTS)
@@ -325,7 +321,7 @@ def test_provenance_that_says_otherwise_than_the_labels_is_found(registry, image
 
 
 def test_provenance_of_another_image_is_found(registry, image):
-    from tandem.oci.attest import provenance
+    from tandem.oci.attest.provenance import provenance
 
     statement = provenance("x", "sha256:" + "0" * 64, FACTS)
     attach(registry, image, [(PROVENANCE, PROVENANCE, statement)])
@@ -355,7 +351,7 @@ def test_layer_that_is_gone_or_damaged_is_found(registry, image):
 
 def test_key_that_is_none_is_refused_without_showing_it():
     for name, function in (("SIGNING", signing_key), ("VERIFY", checking_key)):
-        with pytest.raises(SettingError, match=f"TANDEM_{name}_KEY is not a") as caught:
+        with pytest.raises(SettingError, match=f"invalid TANDEM_{name}_KEY") as caught:
             function({f"TANDEM_{name}_KEY": "something secret"})
         assert "something secret" not in str(caught.value)
 

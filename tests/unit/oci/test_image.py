@@ -9,19 +9,11 @@ import pytest
 from support.oci_samples import small_image, tar_layer
 
 from tandem.errors import RegistryError
-from tandem.oci import MANIFEST, open_registry
-from tandem.oci.image import (
-    DOCKER_MANIFEST,
-    Platform,
-    bytes_source,
-    compose,
-    digest_of,
-    pull,
-    push,
-    push_on_top,
-    scratch,
-)
-from tandem.oci.layer import Built
+from tandem.oci import DOCKER_MANIFEST, MANIFEST, open_registry
+from tandem.oci.blobs import bytes_source, digest_of
+from tandem.oci.image import Platform, make_image, scratch
+from tandem.oci.pull import pull
+from tandem.oci.push import push
 
 
 @pytest.fixture
@@ -62,7 +54,7 @@ def test_environment_is_added_and_a_setting_can_be_taken_away():
 def test_base_layers_are_called_base_and_its_annotations_do_not_pass_on():
     base = small_image()[0].with_annotations({"of": "the base"})
     layer, _ = tar_layer(("app/x", b"x"))
-    image = compose(base, [layer], annotations={"mine": "yes"})
+    image = make_image(base, [layer], annotations={"mine": "yes"})
     assert [one.kind for one in image.layers] == ["base", "application"]
     assert image.annotations == {"mine": "yes"}
 
@@ -88,35 +80,6 @@ def test_layer_that_is_nowhere_is_said_and_no_manifest_is_written(registry):
         push(registry, image, {}, tag="one")
     assert registry.get_manifest("one") is None
     assert registry.get_manifest(image.digest) is None
-
-
-def model() -> Built:
-    layer, data = tar_layer(("model/model.onnx", b"x"))
-    return Built(layer=layer, open=bytes_source(data))
-
-
-def test_a_layer_on_top_gives_what_appending_and_pushing_gives(registry, tmp_path):
-    app, sources = small_image()
-    push(registry, app, sources)
-    image, done = push_on_top(
-        registry,
-        app.digest,
-        model,
-        lambda below: below.with_config(labels={"c": "d"}),
-        tag="whole",
-        expect_new=True,
-    )
-    assert image == app.with_config(labels={"c": "d"}).append(model().layer)
-    assert [one.how for one in done] == ["present", "uploaded", "uploaded"]
-    assert pull(registry, "whole") == image
-    again = push_on_top(registry, app.digest, model, lambda below: below, cache=tmp_path / "kept")
-    assert [one.how for one in again[1]] == ["present", "present", "uploaded"]
-
-
-def test_a_layer_on_top_of_nothing_is_an_error_and_leaves_no_image(registry):
-    with pytest.raises(RegistryError, match="there is no image"):
-        push_on_top(registry, "gone", model, lambda below: below, tag="whole")
-    assert registry.get_manifest("whole") is None
 
 
 def test_a_configuration_is_read_once_and_a_damaged_copy_is_read_again(registry, tmp_path):

@@ -11,8 +11,9 @@ from support.oci_samples import tar_layer
 from tandem.errors import RegistryError
 from tandem.oci import LAYER_GZIP, LAYER_ZSTD, Layer, open_registry
 from tandem.oci.app_image.installed_packages import packages_in
-from tandem.oci.app_image.wheels import Component, component_of
-from tandem.oci.image import Image, bytes_source, compose, digest_of
+from tandem.oci.blobs import bytes_source, digest_of
+from tandem.oci.components import Component, component_of
+from tandem.oci.image import Image, make_image
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def image(registry, *layers) -> Image:
         layer, data = tar_layer(*members)
         registry.put_blob(layer.descriptor, bytes_source(data))
         made.append(layer)
-    return compose(None, made)
+    return make_image(None, made)
 
 
 def found(registry, tmp_path, whole: Image, locked=()) -> dict[str, str]:
@@ -104,7 +105,7 @@ def test_a_compressed_layer_is_read_and_one_that_cannot_be_is_left_to_the_lock(r
             layer.descriptor, media_type=media_type, digest=digest_of(packed), size=len(packed)
         )
         registry.put_blob(descriptor, bytes_source(packed))
-        whole = compose(None, [Layer(descriptor=descriptor, diff_id=digest_of(data))])
+        whole = make_image(None, [Layer(descriptor=descriptor, diff_id=digest_of(data))])
         assert found(registry, tmp_path, whole) == expected
 
 
@@ -113,7 +114,7 @@ def test_a_layer_that_is_no_archive_is_said(registry, tmp_path):
     data = b"x" * 600
     descriptor = msgspec.structs.replace(layer.descriptor, digest=digest_of(data), size=len(data))
     registry.put_blob(descriptor, bytes_source(data))
-    whole = compose(None, [Layer(descriptor=descriptor, diff_id=digest_of(data))])
+    whole = make_image(None, [Layer(descriptor=descriptor, diff_id=digest_of(data))])
     with pytest.raises(RegistryError, match="not a tar archive"):
         packages_in(registry, whole, cache=tmp_path / "cache")
 

@@ -14,19 +14,10 @@ import pytest
 
 from tandem.errors import BuildError
 from tandem.oci import LAYER_GZIP, LAYER_TAR
-from tandem.oci.layer import (
-    Entry,
-    compress_fast,
-    compress_small,
-    data_entry,
-    folder_entries,
-    make_layer,
-    model_layer,
-    ordered,
-    spool,
-    sweep,
-    writing,
-)
+from tandem.oci.compress import compress_fast, compress_small
+from tandem.oci.layer import make_layer, model_layer
+from tandem.oci.spool import spool, sweep, writing
+from tandem.oci.tar import Entry, data_entry, folder_entries, ordered
 
 
 def content(built) -> bytes:

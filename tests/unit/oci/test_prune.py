@@ -7,10 +7,14 @@ from support.oci_samples import small_image, tar_layer
 
 from tandem.errors import RegistryError
 from tandem.oci import open_registry
-from tandem.oci.app_image.wheels import Component
-from tandem.oci.attest import Facts, attest, fallback_tag
-from tandem.oci.image import bytes_source, pull, push
+from tandem.oci.attest.provenance import Origin
+from tandem.oci.attest.referrers import fallback_tag
+from tandem.oci.attest.statements import attest
+from tandem.oci.blobs import bytes_source
+from tandem.oci.components import Component
 from tandem.oci.prune import prune
+from tandem.oci.pull import pull
+from tandem.oci.push import push
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def images(registry):
         layer, data = tar_layer(("model/x", str(number).encode()))
         whole = image.append(layer).with_config(labels={"tandem.model.digest": str(number)})
         push(registry, whole, {layer.descriptor.digest: bytes_source(data)}, tag=f"m{number}")
-        facts = Facts(app="digits", commit="c" * 40)
+        facts = Origin(app="digits", commit="c" * 40)
         attest(registry, whole, facts, components=[Component(name="a", version="1")])
         made.insert(0, whole)
     return made

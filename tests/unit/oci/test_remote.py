@@ -22,9 +22,11 @@ from support.oci_samples import read
 
 from tandem.errors import RegistryError, SettingError
 from tandem.oci import open_registry
-from tandem.oci.image import digest_of
-from tandem.oci.login import Credentials, Login, find_credentials
-from tandem.oci.remote import RemoteRegistry, is_plain, open_reference
+from tandem.oci.blobs import digest_of
+from tandem.oci.credentials import Credentials, find_credentials
+from tandem.oci.remote.client import RemoteRegistry, open_reference
+from tandem.oci.remote.login import Login
+from tandem.oci.remote.reference import is_plain
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,7 @@ def test_manifest_with_other_bytes_is_refused(server):
 
 
 def test_answer_without_end_is_refused(server, monkeypatch):
-    monkeypatch.setattr("tandem.oci.remote.LARGEST_ANSWER", 1000)
+    monkeypatch.setattr("tandem.oci.remote.transport.LARGEST_BODY", 1000)
     front = server(lambda path, headers: (200, {}, b" " * 10_000))
     with pytest.raises(RegistryError, match="refused"):
         RemoteRegistry(f"{front.host}/app").tags()

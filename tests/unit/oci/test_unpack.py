@@ -13,9 +13,11 @@ from support.oci_samples import blob, tar_layer
 
 from tandem.errors import RegistryError
 from tandem.oci import LAYER_GZIP, LAYER_ZSTD, Layer, open_registry
-from tandem.oci.image import bytes_source, digest_of
-from tandem.oci.layer import data_entry, folder_entries, make_layer
-from tandem.oci.unpack import merge, unpack_layer
+from tandem.oci.blobs import bytes_source, digest_of
+from tandem.oci.layer import make_layer
+from tandem.oci.merge import merge
+from tandem.oci.tar import data_entry, folder_entries
+from tandem.oci.unpack import unpack_layer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from support.small_image import MemoryRegistry
 
 from tandem.errors import TandemError, TargetError
-from tandem.oci.unpack import merge
+from tandem.oci.merge import merge
 from tandem.targets.local import process, rootfs
 
 
