@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from tandem.errors import BuildError, SourceError
 from tandem.settings import redact
 from tandem.source.git import git, is_branch_name
 from tandem.source.pages import SHA, commit_page
+from tandem.util.files import locked
 from tandem.util.folders import scratch
 
 __all__ = ["Commit", "Source", "commit_page"]
@@ -174,8 +174,7 @@ class Source:
     def _alone(self) -> Iterator[None]:
         """Nobody else writes into the mirror meanwhile."""
         self._mirror.parent.mkdir(parents=True, exist_ok=True)
-        with self._mirror.with_suffix(".lock").open("w") as alone:
-            fcntl.flock(alone, fcntl.LOCK_EX)
+        with locked(self._mirror.with_suffix(".lock")):
             yield
 
     def _mirrored(self) -> str | None:

@@ -341,8 +341,8 @@ KILLED = """
             return result
         setattr(module, name, wrapped)
 
-    around(state, "write_atomically")
-    around(stable_port, "write_atomically")
+    around(state, "write_whole")
+    around(stable_port, "write_whole")
     for name in ("start", "terminate", "kill"):
         around(docker.DockerRunner, name)
     target = open_target("docker:" + sys.argv[1], state=Path(sys.argv[2]), app=sys.argv[3])

@@ -7,13 +7,9 @@ found again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -22,6 +18,7 @@ from tandem.errors import TargetError
 from tandem.targets.local.children import Process
 from tandem.targets.protocol import SERVICE_PORT, Say
 from tandem.util import processes
+from tandem.util.files import locked, write_whole
 
 LOCK_WAIT = 600.0
 """Seconds to wait for another deploy to end."""
@@ -104,9 +101,7 @@ class StateFolder:
 
     def write(self, state: State) -> State:
         """Remember `state`, and return it."""
-        write_atomically(
-            self.folder / "state.json", msgspec.json.format(msgspec.json.encode(state))
-        )
+        write_whole(self.folder / "state.json", msgspec.json.format(msgspec.json.encode(state)))
         return state
 
     @contextlib.contextmanager
@@ -136,13 +131,8 @@ class StateFolder:
     def try_lock(self) -> Iterator[bool]:
         """Whether the lock is ours for as long as the context lasts."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        with locked(self.folder / "lock", wait=False) as ours:
+            yield ours
 
 
 def target_folder(state: Path, scheme: str, app: str) -> Path:
@@ -209,19 +199,3 @@ def _uptime() -> float:
 def _boot() -> str:
     """This start of this machine."""
     return processes.identity().partition("/")[0]
-
-
-def now() -> str:
-    """This moment as RFC 3339 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
