@@ -105,6 +105,10 @@ def test_a_service_that_speaks_the_contract_is_probed_at_a_path_for_each_questio
         "startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz",
     }  # fmt: skip
     assert "lifecycle" not in container and "command" not in container
+    # The same below a prefix that no route of the app's own is in the way of.
+    container = container_of(health="/_tandem/ready")
+    assert container["readinessProbe"]["httpGet"]["path"] == "/_tandem/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/_tandem/live"
 
 
 def test_any_other_service_is_probed_at_its_one_health_path_or_at_its_port() -> None:
