@@ -30,6 +30,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     held: bool = False
     """Whether the newest commit or model is held back for good: red, or refused."""
+    unjudged: bool = False
+    """Whether a model has to be judged for it."""
     settled: bool = False
     """Whether only a newer model can change that there is nothing to do."""
 
@@ -112,6 +114,7 @@ def image(project: Project, version: Version | None) -> Plan:
         + (f"; {held}" if held else ""),
         key=f"model-{found.number}-{pair.build.commit[:12]}",
         held=bool(held),
+        unjudged=not pair.judged,
     )
 
 
