@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tandem.model.package import Golden, Prediction
 
 POLL = 0.005
-NOT_THERE = frozenset({404, 405})
-"""How a service answers at a path that it does not have."""
+NOT_THERE = frozenset({401, 403, 404, 405})
+"""How a service answers at a path that it does not have, also where it guards what it has."""
 
 
 class AskReport(msgspec.Struct, frozen=True):
