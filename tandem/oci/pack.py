@@ -1,4 +1,4 @@
-"""Put a model on an app image: one layer pushed, the statements about the result beside it."""
+"""Put a model on an app image: one layer, and the statements about the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tandem.errors import RegistryError
 from tandem.oci import Progress, Registry, Transfer
 from tandem.oci.attest.materials import components_in
 from tandem.oci.attest.provenance import Origin
-from tandem.oci.attest.referrers import Referrer, list_referrers, put_artifacts
+from tandem.oci.attest.referrers import Referrer, list_missing, list_referrers, put_artifacts
 from tandem.oci.attest.statements import attest, bill_of, provenance_of
 from tandem.oci.image import Image
 from tandem.oci.layer import BuiltLayer
@@ -73,7 +73,7 @@ def pack(
             ]
             opened = [session.result() if session else None for session in statement_sessions]
             added = put_artifacts(registry, image, statements, absent=True, sessions=opened)
-            list_referrers(registry, image.digest, added, first=True)
+            list_missing(registry, image.digest, added)
             return added
 
         stating = pool.submit(put_statements) if pushed.is_new() else None

@@ -95,26 +95,24 @@ def put_artifacts(
             return list(pool.map(put_manifest, types, contents))
 
 
-def list_referrers(
-    registry: Registry, digest: str, added: Sequence[Referrer], *, first: bool = False
-) -> None:
-    """List referrers where the registry does not do it by itself.
-
-    `first` when the image is not there yet, so that nobody can have listed anything; call again
-    without it once it is, because two machines may have been first at the same time.
-    """
-    with _LISTING:
-        if first and registry.referrers(digest) is None:
-            _put_list(registry, digest, added)
+def list_referrers(registry: Registry, digest: str, added: Sequence[Referrer]) -> None:
+    """List referrers where the registry does not do it by itself, and make sure they stay."""
+    for _ in range(TRIES):
+        # Another writer may put its own list there in the same moment: so it is read again.
+        if not list_missing(registry, digest, added):
             return
-        for _ in range(TRIES):
-            listed, from_api = _referrers(registry, digest)
-            missing = [referrer for referrer in added if referrer not in listed]
-            if not missing or from_api:
-                return
-            # Another writer may put its own list there in the same moment: so it is read again.
-            _put_list(registry, digest, [*listed, *missing])
     raise RegistryError(f"{registry.url}: too many write to the referrers of {digest} at once")
+
+
+def list_missing(registry: Registry, digest: str, added: Sequence[Referrer]) -> bool:
+    """List those referrers that are not listed yet, and return whether there were any."""
+    with _LISTING:
+        listed, from_api = _referrers(registry, digest)
+        missing = [referrer for referrer in added if referrer not in listed]
+        if not missing or from_api:
+            return False
+        _put_list(registry, digest, [*listed, *missing])
+        return True
 
 
 def _put_list(registry: Registry, digest: str, listed: Sequence[Referrer]) -> None:
