@@ -12,13 +12,13 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 release: .venv/main ## set up, train and build what is new, put it live, leave it running
-	@$(BIN)/python -m orchestration release
+	@$(BIN)/python -m tandem.dagster release
 
 stop: .venv/main ## stop the live service
 	@$(BIN)/tandem stop
 
 dev: .venv/main ## Dagster on 127.0.0.1:3000, sensors and schedule on; each build is released
-	@TANDEM_RELEASE_ON=$${TANDEM_RELEASE_ON:-build} PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m orchestration dev --port $(PORT)
+	@TANDEM_RELEASE_ON=$${TANDEM_RELEASE_ON:-build} PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tandem.dagster dev --port $(PORT)
 
 test: .venv/dev lint unit ## set up, and pass every test that this machine can run
 	@$(BIN)/pytest -n 2 --dist loadgroup tests/integration tests/browser

@@ -63,9 +63,10 @@ def _against_kubectl(figures: Figures, by_hand: str, ours: str) -> None:
 
     from tandem.targets import DeployRequest
     from tandem.targets.kubernetes import manifests
+    from tandem.targets.kubernetes.settings import KubernetesSettings
     from tandem.targets.kubernetes.target import kubernetes_target
 
-    settings = manifests.KubernetesSettings(replicas=2, cpu="10m", drain_seconds=1)
+    settings = KubernetesSettings(replicas=2, cpu="10m", drain_seconds=1)
     repository = os.environ["TANDEM_REGISTRY"].partition("/")[2]
     registry = cluster_image.registry(repository)
     digests = [cluster_image.small(word, repository=repository) for word in ("one", "two")]
@@ -74,7 +75,7 @@ def _against_kubectl(figures: Figures, by_hand: str, ours: str) -> None:
         for space in (ours, by_hand)
     )
     # The same registry login for both; it is no part of what is compared.
-    secret = hand._pull_secret(registry)[1]
+    secret = hand.pull_secret(registry)
     kubectl("-n", by_hand, "apply", "-f", "-", given=json.dumps(secret))
     offered = target.api.groups()
 
@@ -126,9 +127,11 @@ def _against_kubectl(figures: Figures, by_hand: str, ours: str) -> None:
     before = generation()
     target.api.requests = 0
     again = seconds(
-        lambda: (
-            target.current(),
-            target.deploy(request(ROUNDS + 1), check=lambda url: None, progress=lambda line: None),
+        lambda: target.deploy(
+            request(ROUNDS + 1),
+            check=lambda url: None,
+            progress=lambda line: None,
+            live=target.current(),
         )
     )
     figures.add("nothing changed", again, "s")
@@ -154,7 +157,7 @@ def _new_model(figures: Figures, space: str) -> None:
             "DAGSTER_HOME": str(home / "dagster"),
         }
         print("first release, with the tests of the commit …", flush=True)
-        _run("-m", "orchestration", "release")
+        _run("-m", "tandem.dagster", "release")
         from release import _publish_another
 
         from orchestration.apps import APPS
@@ -167,7 +170,7 @@ def _new_model(figures: Figures, space: str) -> None:
         for number in range(3):
             _publish_another(project, number)
             began = time.perf_counter()
-            said = _run("-m", "orchestration", "release", "--json")
+            said = _run("-m", "tandem.dagster", "release", "--json")
             totals.append(time.perf_counter() - began)
             for name, took in _steps(said).items():
                 steps.setdefault(name, []).append(took)
@@ -196,7 +199,7 @@ def _under_load(figures: Figures, project: Any, home: Path) -> None:
     url = project.target.url()
     _publish_another(project, 99)
     with Astray(url), Wrk(url, "/score", connections=64, script=script) as wrk:
-        _run("-m", "orchestration", "release")
+        _run("-m", "tandem.dagster", "release")
         time.sleep(5)
     print(*wrk.failures, sep="\n")
     figures.add("asked meanwhile by 64 connections: POST /score", wrk.requests, "requests")
@@ -208,8 +211,8 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
     import dagster as dg
 
     from orchestration.apps import APPS
-    from orchestration.definitions import build_defs
     from tandem.dagster import recovery
+    from tandem.dagster.definitions import build_defs
     from tandem.dagster.release_command import release_needed
     from tandem.oci.remote.transport import Connection
     from tandem.release.project import Project

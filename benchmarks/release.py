@@ -42,7 +42,7 @@ def main() -> int:
         }
         try:
             print("first release …", flush=True)
-            _run("-m", "orchestration", "release")
+            _run("-m", "tandem.dagster", "release")
             _model_only(figures)
             _imports(figures)
             _nothing_to_do(figures)
@@ -66,7 +66,7 @@ def _imports(figures: Figures) -> None:
 
 def _nothing_to_do(figures: Figures) -> None:
     release, empty = in_turn(
-        [lambda: _run("-m", "orchestration", "release"), lambda: _run("-c", EMPTY_JOB)], runs=7
+        [lambda: _run("-m", "tandem.dagster", "release"), lambda: _run("-c", EMPTY_JOB)], runs=7
     )
     figures.add("release with nothing to do", release, "s")
     figures.add("empty Dagster job", empty, "s")
@@ -76,38 +76,44 @@ def _nothing_to_do(figures: Figures) -> None:
 def _model_only(figures: Figures) -> None:
     from orchestration.apps import APPS
     from tandem import settings
-    from tandem.release import steps
+    from tandem.release.build import build_app
+    from tandem.release.deploy import deploy
+    from tandem.release.judging import expect_judging, judge_newest
+    from tandem.release.pack import pack
+    from tandem.release.pair import choose_pair
     from tandem.release.project import Project
+    from tandem.release.prove import prove
+    from tandem.release.record import record_release
     from tandem.targets.local.process import prepare
 
     app = APPS[0]
     project = Project(app.name, settings.load(), app.gate)
-    steps.build_app(project)
+    build_app(project)
     ratios, works, starts, judged, ahead, whole = [], [], [], [], [], []
     for number in range(5):
         _publish_another(project, number)
         # The model's own checks come before the release, in a process without our credentials.
-        judged.append(seconds(lambda: steps.judge_newest_model(project)))
+        judged.append(seconds(lambda: judge_newest(project)))
         started = time.perf_counter()
-        packed = steps.pack(project)
+        packed = pack(project, choose_pair(project))
         proving = time.perf_counter()
-        steps.prove(project, packed)
-        pack, prove = proving - started, time.perf_counter() - proving
-        live = seconds(lambda: steps.go_live(project))
-        steps.record_release(project, trigger="benchmark")
+        prove(project, packed)
+        packing, proof = proving - started, time.perf_counter() - proving
+        live = seconds(lambda: deploy(project))
+        record_release(project, trigger="benchmark")
         image = project.ledger.images.latest()
         assert image is not None
         ready = prepare(project.registry, image.digest, project.state / "target", lambda _: None)
         by_hand = seconds(lambda ready=ready: _first_answer(ready))
-        works.append((pack, prove, live))
+        works.append((packing, proof, live))
         starts.append(by_hand)
-        ratios.append((pack + prove + live) / by_hand)
-        whole.append((judged[-1] + pack + prove + live) / by_hand)
+        ratios.append((packing + proof + live) / by_hand)
+        whole.append((judged[-1] + packing + proof + live) / by_hand)
         _publish_another(project, 100 + number)
         # As in a run that trains: the judge is started before the training, and waits for it.
-        steps.expect_judging(project)
+        expect_judging(project)
         time.sleep(TRAINING)
-        ahead.append(seconds(lambda: steps.judge_newest_model(project)))
+        ahead.append(seconds(lambda: judge_newest(project)))
     for name, values in zip(("pack", "verify", "go live"), zip(*works, strict=True), strict=True):
         figures.add(f"model-only release: {name}", statistics.median(values), "s")
     figures.add("checks of a trained model", statistics.median(ahead), "s", "<= 1.5")
@@ -135,7 +141,7 @@ def _publish_another(project, number: int) -> None:  # type: ignore[no-untyped-d
 
 
 def _first_answer(ready) -> None:  # type: ignore[no-untyped-def]
-    from tandem.service import client
+    from tandem.service import client, http
 
     port = _free_port()
     with subprocess.Popen(
@@ -148,8 +154,8 @@ def _first_answer(ready) -> None:  # type: ignore[no-untyped-def]
         url = f"http://127.0.0.1:{port}"
         client.wait_ready(url, 60)
         body = msgspec.json.encode({"rows": [[0.0] * 64]})
-        status, _ = client._request("POST", url, "/score", body, 10)
-        assert status == 200, status
+        answer = http.ask("POST", url, "/score", body=body)
+        assert answer.status == 200, answer
         answered = time.perf_counter()
         process.kill()
     del answered

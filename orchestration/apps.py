@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models import digits
-from tandem.dagster.app import App
+from tandem.release.app import App
 from tandem.release.project import Gate
 
 APPS = (

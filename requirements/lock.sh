@@ -4,7 +4,10 @@ set -eu
 cd "$(dirname "$0")"
 compile() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url "$@"; }
 compile bootstrap.in -o bootstrap.txt
-compile main.in -o main.txt
+tandem="../pyproject.toml --extra azure --extra s3 --extra serving --extra dagster"
+# shellcheck disable=SC2086 - several words
+compile -c bootstrap.txt $tandem main.in -o main.txt
 compile -c main.txt serving.in -o serving.txt
 compile -c main.txt -c serving.txt serving-test.in -o serving-test.txt
-compile -c main.txt -c serving-test.txt dev.in -o dev.txt
+# shellcheck disable=SC2086
+compile -c main.txt -c serving-test.txt $tandem dev.in -o dev.txt

@@ -35,6 +35,10 @@ class BuildError(TandemError):
     """A commit could not be turned into an app image (its tests failing is not an error)."""
 
 
+class RecipeError(BuildError):
+    """A commit says wrongly, or not at all, how it is built: a verdict on it, as red tests are."""
+
+
 class SandboxError(TandemError):
     """Code that is not ours could not be started in a sandbox; says nothing of that code."""
 

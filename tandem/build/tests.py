@@ -83,13 +83,13 @@ NO_TESTS = TestReport(
     skipped=0,
     seconds=0.0,
     failures=[],
-    summary="this commit has no tests, by its recipe's word",
+    summary="this commit has no tests: its recipe says tests = false",
     output="",
 )
 
 
-def run(folder: Path, test: list[str], *, python: Path) -> TestReport:
-    """Run `test` in `folder` with `python`, the interpreter of a locked environment.
+def run_tests(folder: Path, test: list[str], *, python: Path) -> TestReport:
+    """Run the test command in `folder` with `python`, the interpreter of a locked environment.
 
     Green takes exit code 0, a whole JUnit report of this run, at least one test that passed, and of
     pytest its own word that it came to its end with as many results as it had collected. Whoever

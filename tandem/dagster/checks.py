@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import dagster as dg
 
 from tandem.dagster import keys, metadata
-from tandem.dagster.app import App
 from tandem.dagster.assets.model import report_judged
 from tandem.dagster.resources import Tandem
 from tandem.dagster.results import check_result
-from tandem.release import steps
+from tandem.release.app import App
+from tandem.release.drift import drift
+from tandem.release.judging import is_judged, judge_newest
+from tandem.release.record import ask_live
 from tandem.release.records import Proof
 
 MODEL_CHECKS = {
@@ -45,8 +47,8 @@ def _model_checks(app: App) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, tandem: Tandem
     ) -> Iterator[dg.AssetCheckResult]:
         project = tandem.project(app)
-        judged = steps.is_judged(project)
-        proofs = steps.judge_newest_model(project)
+        judged = is_judged(project)
+        proofs = judge_newest(project)
         if not judged:
             report_judged(context.instance, app, project)
         for proof in proofs:
@@ -64,7 +66,7 @@ def _live_answers(app: App) -> dg.AssetChecksDefinition:
         description="the live service says the released digest and gives the golden predictions",
     )
     def live_answers(tandem: Tandem) -> dg.AssetCheckResult:
-        return check_result(app, "deployment", steps.ask_live(tandem.project(app)))
+        return check_result(app, "deployment", ask_live(tandem.project(app)))
 
     return live_answers
 
@@ -78,16 +80,16 @@ def _as_released(app: App) -> dg.AssetChecksDefinition:
         name=AS_RELEASED,
         # Not between going live and being recorded, when the two differ.
         additional_deps=[keys.key(app, "release")],
-        description="record, target, registry and the service itself say the same; the truth "
+        description="record, target, registry and the service itself say the same; the drift "
         "sensor looks again and again, and materializing `deployment` heals it",
     )
     def as_released(tandem: Tandem) -> dg.AssetCheckResult:
-        return check_result(app, "deployment", truth_proof(steps.truth(tandem.project(app))))
+        return check_result(app, "deployment", drift_proof(drift(tandem.project(app))))
 
     return as_released
 
 
-def truth_proof(differences: list[str]) -> Proof:
+def drift_proof(differences: list[str]) -> Proof:
     """The verdict on what differs from the release record."""
     told = "; ".join(differences) or "record, target, registry and service say the same"
     return Proof(AS_RELEASED, not differences, told)

@@ -5,13 +5,13 @@ from typing import Any
 
 import dagster as dg
 
-from tandem.dagster.app import App
 from tandem.dagster.assets import build_assets
 from tandem.dagster.checks import build_checks
 from tandem.dagster.jobs import build_jobs
 from tandem.dagster.resources import Tandem
 from tandem.dagster.schedules import build_schedules
 from tandem.dagster.sensors import build_sensors
+from tandem.release.app import App
 
 
 def build_defs(

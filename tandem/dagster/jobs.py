@@ -7,9 +7,10 @@ from typing import Any
 import dagster as dg
 
 from tandem.dagster import keys, recovery
-from tandem.dagster.app import App
 from tandem.dagster.resources import Tandem
-from tandem.release import housekeeping, steps
+from tandem.release import housekeeping
+from tandem.release.app import App
+from tandem.release.clean_up import prune
 
 
 def build_jobs(app: App, *, release_on: str) -> list[Any]:
@@ -35,7 +36,11 @@ def build_jobs(app: App, *, release_on: str) -> list[Any]:
         return selection | onward if onward else selection
 
     return [
-        job("train", assets("model"), "Train, evaluate, package and publish the next model."),
+        *(
+            [job("train", assets("model"), "Train, evaluate, package and publish the next model.")]
+            if app.train
+            else []
+        ),
         job(
             "build",
             with_release(assets("app_build", "image")),
@@ -65,7 +70,7 @@ def _clean_up_job(app: App) -> dg.JobDefinition:
     @dg.op(name=f"{app.name}_clean_up_op")
     def clean_up(context: dg.OpExecutionContext, config: CleanUpConfig, tandem: Tandem) -> None:
         project = tandem.project(app)
-        done = steps.prune(project, dry_run=config.dry_run)
+        done = prune(project, dry_run=config.dry_run)
         would = "would remove" if done.dry_run else "removed"
         context.log.info(
             f"{would} {len(done.images)} images ({done.image_bytes / 1e6:.1f} MB of layers) and "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from tandem.dagster.app import App
+from tandem.release.app import App
 
 DATA_SCIENCE = "data_science"
 APPLICATION = "application"

@@ -7,15 +7,16 @@ import dagster as dg
 
 from tandem.build.app_build import AppBuild
 from tandem.dagster import keys, plots
-from tandem.dagster.app import App
 from tandem.model import acceptance
 from tandem.model.acceptance import Verdict
 from tandem.model.metrics import Measured
 from tandem.model.repository import Version
 from tandem.oci import Layer, Transfer
+from tandem.release.app import App
+from tandem.release.deploy import Deployed
+from tandem.release.pack import Packed
 from tandem.release.project import Project
 from tandem.release.records import ModelRef, PassedOver, ReleaseRecord
-from tandem.release.steps import Deployed, Packed
 
 Page = dict[str, Any]
 

@@ -15,8 +15,9 @@ from typing import TextIO
 import dagster as dg
 
 from tandem.dagster import keys
-from tandem.dagster.app import App
+from tandem.release.app import App
 from tandem.util import processes
+from tandem.util.files import locked
 
 PROCESS = "tandem/process"
 """The tag with the identity of the process that executes the run."""
@@ -39,8 +40,7 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
 
     Two that make them at the same moment fail each other ("table already exists").
     """
-    with (home / "opening.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(home / "opening.lock"):
         instance = dg.DagsterInstance.from_config(str(home))
         with contextlib.ExitStack() as until_known:
             until_known.callback(instance.dispose)

@@ -12,9 +12,10 @@ import dagster as dg
 import msgspec
 
 from tandem.dagster import keys, recovery
-from tandem.dagster.app import App
 from tandem.dagster.sensors import report_news
-from tandem.release import housekeeping, plan, steps
+from tandem.release import housekeeping, plan
+from tandem.release.app import App
+from tandem.release.clean_up import sweep
 from tandem.release.project import Project
 from tandem.util import processes
 
@@ -69,10 +70,10 @@ def release_needed(
 
     with recovery.only_release(instance, app, say):
         recovery.wait_for_turn(instance, app, say)
-        for swept in steps.sweep(project):
+        for swept in sweep(project):
             say(swept)
         report_news(instance, app, project)
-        if project.models.latest() is None:
+        if app.train and project.models.latest() is None:
             run("train", f"the store holds no model {app.name} yet")
         build = plan.build(project)
         if build.key:

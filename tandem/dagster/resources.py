@@ -10,7 +10,7 @@ import pydantic
 
 from tandem import settings
 from tandem.dagster import recovery
-from tandem.dagster.app import App
+from tandem.release.app import App
 from tandem.release.project import Project
 
 
@@ -20,7 +20,7 @@ def _opened(app: str, gate: object, values: settings.Settings) -> Project:
     return Project(app, values, gate)  # type: ignore[arg-type]
 
 
-class Tandem(dg.ConfigurableResource):
+class Tandem(dg.ConfigurableResource[None]):
     """Reads the settings when a run or a tick asks, so that a wrong one is told where it is used.
 
     The secrets of stores and registries are not among the settings: their clients take them from

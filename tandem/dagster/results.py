@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from tandem.dagster import keys
-from tandem.dagster.app import App
+from tandem.release.app import App
 from tandem.release.records import Proof
 
 

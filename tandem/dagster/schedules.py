@@ -3,9 +3,9 @@
 import dagster as dg
 
 from tandem.dagster import keys
-from tandem.dagster.app import App
 from tandem.dagster.resources import Tandem
 from tandem.release import plan
+from tandem.release.app import App
 
 
 def build_schedules(app: App, *, cron: str, timezone: str) -> list[dg.ScheduleDefinition]:
@@ -36,7 +36,7 @@ def _nightly(app: App, *, cron: str, timezone: str) -> dg.ScheduleDefinition:
     def nightly(
         context: dg.ScheduleEvaluationContext, tandem: Tandem
     ) -> dg.RunRequest | dg.SkipReason:
-        # A tick that cannot look fails, and the truth sensor makes up for it in the same night.
+        # A tick that cannot look fails, and the drift sensor makes up for it in the same night.
         found = plan.release(tandem.project(app))
         if not found.image:
             return dg.SkipReason(found.reason)

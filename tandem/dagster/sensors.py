@@ -5,24 +5,25 @@ tick that had nothing to do. A run that failed is asked for again, with growing 
 end: what `tandem.dagster.tries` says.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import dagster as dg
 import msgspec
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from tandem.dagster import keys, tries
-from tandem.dagster.app import App
 from tandem.dagster.assets.commit import commit_event
 from tandem.dagster.assets.model import made_here, model_event
-from tandem.dagster.checks import truth_proof
+from tandem.dagster.checks import drift_proof
 from tandem.dagster.resources import Tandem
 from tandem.dagster.results import evaluation
-from tandem.release import plan, steps
+from tandem.release import plan
+from tandem.release.app import App
+from tandem.release.drift import drift
 from tandem.release.project import Project
 
 _SECONDS = 5
-_TRUTH_SECONDS = 30
+_DRIFT_SECONDS = 30
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -35,8 +36,8 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def build_sensors(app: App) -> list[dg.SensorDefinition]:
-    """`APP_new_commit`, `APP_new_model` and `APP_truth`."""
-    return [_new_commit(app), _new_model(app), _truth(app)]
+    """`APP_new_commit`, `APP_new_model` and `APP_drift`."""
+    return [_new_commit(app), _new_model(app), _drift(app)]
 
 
 def _new_commit(app: App) -> dg.SensorDefinition:
@@ -101,16 +102,16 @@ def _new_model(app: App) -> dg.SensorDefinition:
     return new_model
 
 
-def _truth(app: App) -> dg.SensorDefinition:
+def _drift(app: App) -> dg.SensorDefinition:
     @dg.sensor(
-        name=f"{app.name}_truth",
+        name=f"{app.name}_drift",
         job_name=keys.job_name(app, "release"),
-        minimum_interval_seconds=_TRUTH_SECONDS,
+        minimum_interval_seconds=_DRIFT_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Compares record, target, registry and service, and reports what was changed; "
         "asks again for a release that is due and did not come about.",
     )
-    def truth(
+    def drift_sensor(
         context: dg.SensorEvaluationContext, tandem: Tandem
     ) -> dg.SensorResult | dg.SkipReason:
         project = tandem.project(app)
@@ -118,7 +119,7 @@ def _truth(app: App) -> dg.SensorDefinition:
             # Between going live and being recorded, what is live and the record must differ.
             return dg.SkipReason(f"not compared while {on} is on")
         requests, due = _release_due(context.instance, app, project, tandem.settings().release_on)
-        proof = truth_proof(steps.truth(project))
+        proof = drift_proof(drift(project))
         # Only what is news is reported: an event every half minute would bury all others. What a
         # run has found since counts, too.
         known = _last_said(context.instance, app, proof.name) == (proof.passed, proof.summary)
@@ -128,7 +129,7 @@ def _truth(app: App) -> dg.SensorDefinition:
             skip_reason=None if requests else "; ".join(filter(None, [proof.summary, due])),
         )
 
-    return truth
+    return drift_sensor
 
 
 def _last_said(
@@ -165,7 +166,7 @@ def _release_due(
         instance,
         app,
         key,
-        trigger=f"sensor {app.name}_truth: image {image.number} is due",
+        trigger=f"sensor {app.name}_drift: image {image.number} is due",
     )
     return [request] if request else [], wait
 
@@ -195,12 +196,12 @@ def dg_data_version(record: object) -> str | None:
 def _result(
     context: dg.SensorEvaluationContext,
     app: App,
-    found: plan.Pending,
+    found: plan.Plan,
     *,
     mark: str,
     event: Callable[[], dg.AssetMaterialization] | None,
     trigger: str,
-    config: dict[str, object],
+    config: Mapping[str, object],
 ) -> dg.SensorResult:
     """Report what was not reported yet, and ask for the run that is needed."""
     seen = _seen(context.cursor)

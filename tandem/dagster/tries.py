@@ -15,7 +15,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickStatus
 
 from tandem.dagster import keys
-from tandem.dagster.app import App
+from tandem.release.app import App
 
 IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import datetime
 
 import msgspec
 
 from tandem.errors import RegistryError, TargetError
 from tandem.oci import Registry
+from tandem.release.project import Project
+from tandem.release.records import ReleaseRecord
 from tandem.service import client
 from tandem.targets import Live, Target
-
-if TYPE_CHECKING:
-    from tandem.release.records import ReleaseRecord
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -79,3 +78,36 @@ def _differences(
     same(f"{where}, model", record.model.digest, said.model.digest)
     same(f"{where}, model version", record.model.version, said.model.version)
     return found
+
+
+def drift(project: Project) -> list[str]:
+    """What is otherwise than the newest release recorded it, a sentence each.
+
+    Compares the record, what the target runs, the registry, and what the service says of itself.
+    Raises `TargetError` when the target cannot be asked.
+    """
+    record = project.ledger.releases.latest()
+    if record is None:
+        return []
+    found = [str(one) for one in compare(record, project.target, project.registry)]
+    # Asked afterwards: a release may have gone live while all was compared.
+    return [] if found and _is_being_recorded(project, record) else found
+
+
+RECORDING_SECONDS = 600.0
+"""How long after going live a release may be without its record before that is a difference."""
+
+
+def _is_being_recorded(project: Project, last: ReleaseRecord) -> bool:
+    """Whether what is live is a newer proven image that a release has just put there."""
+    live = project.target.current()
+    if live is None or live.digest == last.image:
+        return False
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(live.since)
+    if age.total_seconds() > RECORDING_SECONDS:
+        return False
+    image = next(
+        (record for record in project.ledger.images.newest_first() if record.digest == live.digest),
+        None,
+    )
+    return image is not None and image.good and image.number > last.image_number

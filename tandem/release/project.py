@@ -5,10 +5,12 @@ goes live.
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from tandem.build.app_build import Builds
 from tandem.model.acceptance import Gate
+from tandem.model.package import Package
 from tandem.model.repository import Repository
 from tandem.oci import Registry, open_registry
 from tandem.release.records import Ledger
@@ -27,6 +29,7 @@ class Project:
         self.app = app
         self.settings = settings
         self.gate = gate or Gate()
+        self._packages: dict[int, Package] = {}
 
     @property
     def state(self) -> Path:
@@ -67,3 +70,15 @@ class Project:
     def ledger(self) -> Ledger:
         """The records of its images and releases."""
         return Ledger(self.store, self.app)
+
+    def package(self, number: int) -> Package:
+        """A version of the model, fetched and verified once a process.
+
+        Raises `NotFound`, `PackageError` and `StorageError`.
+        """
+        folder = self.state / "models" / f"{self.app}-{number:06d}"
+        known = self._packages.get(number)
+        if known is None or not folder.is_dir():
+            known = self._packages[number] = self.models.fetch(number, folder)
+        os.utime(folder)  # what is not used for long is removed
+        return known

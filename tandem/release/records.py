@@ -4,7 +4,6 @@ and why.
 
 from __future__ import annotations
 
-import datetime
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
@@ -207,11 +206,6 @@ def changes(before: ReleaseRecord | None, app: AppRef, model: ModelRef) -> list[
             f"model v{before.model.version} → v{model.version}{_metric_change(before.model, model)}"
         )
     return out or ["the same pair, put live again"]
-
-
-def now() -> str:
-    """This moment, RFC 3339, UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _metric_change(before: ModelRef, after: ModelRef) -> str:

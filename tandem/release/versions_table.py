@@ -10,8 +10,8 @@ import msgspec
 from tandem.errors import TandemError
 from tandem.model import acceptance
 from tandem.model.repository import Version
+from tandem.release.judging import rule
 from tandem.release.project import Project
-from tandem.release.steps import rule
 from tandem.storage.numbered import AT_ONCE
 
 

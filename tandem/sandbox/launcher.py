@@ -1,5 +1,7 @@
-"""The program between us and code that is not ours: makes its namespaces, watches its limits, ends
-all of it. Run as a file of its own, with the standard library alone.
+"""The program between us and code that is not ours.
+
+It makes the namespaces, watches the limits and ends all of it. Run as a file of its own, with the
+standard library alone.
 """
 
 # As it starts with every run it uses the calls of `os` alone; whatever fails is an answer.
@@ -163,7 +165,7 @@ def _become(spec: dict[str, Any]) -> NoReturn:
 
 
 def _family(root: int | None) -> dict[int, tuple[int, int]]:
-    """Threads and bytes of each process of this namespace, or of all below process `root`."""
+    """Threads and bytes of each process of this namespace, or below process `root`."""
     seen: dict[int, tuple[int, int, int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -280,7 +282,7 @@ def _plainly(spec: dict[str, Any], say: int) -> None:
 
 
 def main() -> None:
-    """Read what is wanted from the pipe that is named, and say how it went on the other."""
+    """Read what to run from one pipe, and report on the other how it went."""
     wanted, say = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(say, False)
     with os.fdopen(wanted, "rb") as file:

@@ -1,58 +1,33 @@
-"""Asking a running service: is it ready, which version is it, and are its answers the golden
-ones."""
+"""Asking a service that speaks the contract: readiness, version, golden answers."""
 
 from __future__ import annotations
 
-import http.client
 import math
 import time
-import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tandem.contract import (
+    OWN_READY_PATH,
+    OWN_SCORE_PATH,
+    OWN_VERSION_PATH,
+    READY_PATH,
+    SCORE_PATH,
+    VERSION_PATH,
+    Version,
+)
 from tandem.errors import ImageFault, TargetError
+from tandem.service.http import BUSY, FAILURES, Answer, ask, reason, request
+from tandem.service.http import TIMEOUT as TIMEOUT
 
 if TYPE_CHECKING:
     from tandem.model.package import Golden, Prediction
 
-TIMEOUT = 10.0
-"""Seconds in which one answer must begin."""
 POLL = 0.005
-MOST = 16 * 2**20
-
-
-class AppVersion(msgspec.Struct, frozen=True):
-    """The application's side of `GET /version`."""
-
-    name: str
-    commit: str | None
-
-
-class ModelVersion(msgspec.Struct, frozen=True):
-    """The model's side of `GET /version`."""
-
-    name: str
-    version: int | None
-    digest: str
-    runtime: str = ""
-
-
-class ImageVersion(msgspec.Struct, frozen=True):
-    """Which image the service was started from, as its target told it."""
-
-    digest: str | None
-
-
-class Version(msgspec.Struct, frozen=True):
-    """What a service says of itself on `GET /version`."""
-
-    app: AppVersion
-    model: ModelVersion
-    image: ImageVersion
-    libraries: Mapping[str, str] = {}
-    release: int | None = None
+NOT_THERE = frozenset({404, 405})
+"""How a service answers at a path that it does not have."""
 
 
 class AskReport(msgspec.Struct, frozen=True):
@@ -66,15 +41,30 @@ class AskReport(msgspec.Struct, frozen=True):
 
 
 def get(url: str, path: str, *, timeout: float = TIMEOUT) -> tuple[int, bytes]:
-    """Status and body of one GET on a connection of its own. Raises `OSError` or
-    `HTTPException`."""
-    return _request("GET", url, path, None, timeout)
+    """Status and body of one GET. Raises `OSError` or `HTTPException`."""
+    answer = request("GET", url, path, timeout=timeout)
+    return answer.status, answer.body
+
+
+def is_healthy(status: int, path: str) -> bool:
+    """Whether a service that answers its health path so is ready.
+
+    The contract's own paths answer 200. Another may redirect, as Kubernetes' probes allow; the
+    empty path stands for "answers at all".
+    """
+    if path in (READY_PATH, OWN_READY_PATH):
+        return status == 200
+    return not path or 200 <= status < 400
 
 
 def wait_ready(
-    url: str, deadline: float, ended: Callable[[], TargetError | None] = lambda: None
+    url: str,
+    deadline: float,
+    ended: Callable[[], TargetError | None] = lambda: None,
+    *,
+    path: str = READY_PATH,
 ) -> float:
-    """Wait until `GET /readyz` answers 200; returns the seconds that took.
+    """Wait until the health path answers as `is_healthy` wants; returns the seconds.
 
     Raises `TargetError` once `deadline` seconds have passed (the machine may be busy), and at once
     when `ended()` tells how the service ended: an error of that class, so an `ImageFault` only
@@ -82,16 +72,17 @@ def wait_ready(
     """
     started = time.monotonic()
     last = "nothing answered"
+    asked = path or "/"
     while True:
         end = ended()
         try:
-            status, _ = get(url, "/readyz", timeout=max(0.1, min(TIMEOUT, deadline)))
+            status, _ = get(url, asked, timeout=max(0.1, min(TIMEOUT, deadline)))
             # What has ended answers nobody: that was another one, which has taken its port.
-            if status == 200 and end is None:
+            if is_healthy(status, path) and end is None:
                 return time.monotonic() - started
-            last = f"/readyz answered {status}"
-        except (OSError, http.client.HTTPException) as problem:
-            last = f"/readyz: {_words(problem)}"
+            last = f"{asked} answered {status}"
+        except FAILURES as problem:
+            last = f"{asked}: {reason(problem)}"
         waited = time.monotonic() - started
         # The request itself may have taken all the time there was.
         end = end or (ended() if waited > deadline else None)
@@ -104,13 +95,18 @@ def wait_ready(
 
 
 def version(url: str) -> Version:
-    """What the service at `url` says of itself; raises `TargetError` when it does not, or not in
-    that shape."""
-    said = _json("GET", url, "/version", None)
+    """What the service at `url` runs, by its own report.
+
+    Raises `TargetError` where it does not answer, `ImageFault` where the answer is of another
+    shape.
+    """
+    path, answer = _first_of("GET", url, (OWN_VERSION_PATH, VERSION_PATH))
     try:
-        return msgspec.convert(said, Version, strict=True)
+        return msgspec.json.decode(_accepted(url, path, answer), type=Version)
     except msgspec.ValidationError as problem:
-        raise ImageFault(f"{url}/version is not in the shape it should be: {problem}") from None
+        raise ImageFault(f"{url}{path} is not in the shape it should be: {problem}") from None
+    except msgspec.DecodeError as problem:
+        raise _not_json(url, path, problem) from None
 
 
 def check_version(url: str, *, digest: str) -> Version:
@@ -119,49 +115,76 @@ def check_version(url: str, *, digest: str) -> Version:
     Raises `ImageFault` when it names no image, and `TargetError` when it names another one: that
     may be an old instance, or one that took the port.
     """
-    said = version(url)
-    if said.image.digest != digest:
-        fault = TargetError if said.image.digest else ImageFault
-        raise fault(f"{url}/version says image {said.image.digest}, not {digest}")
-    return said
+    running = version(url)
+    if running.image.digest != digest:
+        fault = TargetError if running.image.digest else ImageFault
+        raise fault(f"{url}/version says image {running.image.digest}, not {digest}")
+    return running
 
 
 def ask_golden(url: str, golden: Golden) -> AskReport:
-    """Ask a package's golden questions over HTTP and compare the answers with the recorded ones.
+    """Ask a package's golden questions; compare the answers with the recorded ones.
 
     Raises `ImageFault` that names the first answer which differs by more than the golden
     tolerance.
     """
     started = time.monotonic()
-    body = _json("POST", url, "/score", msgspec.json.encode({"rows": golden.inputs}))
+    rows = msgspec.json.encode({"rows": golden.inputs})
+    path, answer = _first_of("POST", url, (OWN_SCORE_PATH, SCORE_PATH), rows)
     took = time.monotonic() - started
+    try:
+        body = msgspec.json.decode(_accepted(url, path, answer))
+    except msgspec.DecodeError as problem:
+        raise _not_json(url, path, problem) from None
     answers = body.get("predictions") if isinstance(body, dict) else None
+    where = f"{url}{path}"
     if not isinstance(answers, list) or len(answers) != len(golden.predictions):
-        raise ImageFault(
-            f"{url}/score: want {len(golden.predictions)} predictions, got "
-            f"{len(answers) if isinstance(answers, list) else 'none'}"
-        )
-    largest = 0.0
-    for number, (want, got) in enumerate(zip(golden.predictions, answers, strict=True)):
-        largest = max(
-            largest, _compare(f"{url}/score, golden question {number}", want, got, golden.tolerance)
-        )
-    return AskReport(len(answers), largest, took * 1000)
+        count = len(answers) if isinstance(answers, list) else "none"
+        raise ImageFault(f"{where}: expected {len(golden.predictions)} predictions, got {count}")
+    differences = [
+        _compare(f"{where}, golden question {number}", recorded, answered, golden.tolerance)
+        for number, (recorded, answered) in enumerate(zip(golden.predictions, answers, strict=True))
+    ]
+    return AskReport(len(answers), max(differences, default=0.0), took * 1000)
 
 
-def _compare(where: str, want: Prediction, got: Any, tolerance: float) -> float:
+def _first_of(
+    method: str, url: str, paths: tuple[str, ...], body: bytes | None = None
+) -> tuple[str, Answer]:
+    """The answer at the first path that is there, and that path."""
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    for path in paths[:-1]:
+        answer = ask(method, url, path, body=body, headers=headers)
+        if answer.status not in NOT_THERE:
+            return path, answer
+    return paths[-1], ask(method, url, paths[-1], body=body, headers=headers)
+
+
+def _accepted(url: str, path: str, answer: Answer) -> bytes:
+    """The body of an answer with status 200; raises for any other."""
+    if answer.status != 200:
+        fault = TargetError if answer.status in BUSY else ImageFault
+        raise fault(f"{url}{path} answered {answer.status}: {answer.excerpt()}")
+    return answer.body
+
+
+def _not_json(url: str, path: str, problem: msgspec.DecodeError) -> ImageFault:
+    return ImageFault(f"{url}{path} answered something that is not JSON: {problem}")
+
+
+def _compare(where: str, recorded: Prediction, answered: Any, tolerance: float) -> float:
     """The largest difference between a recorded prediction and an answered one."""
-    if not isinstance(got, dict):
-        raise ImageFault(f"{where}: want an object, got {type(got).__name__}")
-    if want.labels:
-        return _compare_labels(where, want, got, tolerance)
-    wants, gots = _values(want.value), _values(got.get("value"))
-    if len(wants) != len(gots):
-        raise ImageFault(f"{where}: answered {len(gots)} values, recorded were {len(wants)}")
+    if not isinstance(answered, dict):
+        raise ImageFault(f"{where}: expected an object, got {type(answered).__name__}")
+    if recorded.labels:
+        return _compare_labels(where, recorded, answered, tolerance)
+    expected, values = _values(recorded.value), _values(answered.get("value"))
+    if len(expected) != len(values):
+        raise ImageFault(f"{where}: answered {len(values)} values, recorded were {len(expected)}")
     # A part in a thousand besides: values have no scale of their own, as probabilities do.
     return max(
-        _difference(f"{where}, value {number}", one, other, tolerance + abs(one) / 1000)
-        for number, (one, other) in enumerate(zip(wants, gots, strict=True))
+        _difference(f"{where}, value {number}", wanted, value, tolerance + abs(wanted) / 1000)
+        for number, (wanted, value) in enumerate(zip(expected, values, strict=True))
     )
 
 
@@ -169,72 +192,35 @@ def _values(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _compare_labels(where: str, want: Prediction, got: dict[str, Any], tolerance: float) -> float:
-    labels, probabilities = got.get("labels"), got.get("probabilities")
+def _compare_labels(
+    where: str, recorded: Prediction, answered: dict[str, Any], tolerance: float
+) -> float:
+    labels, probabilities = answered.get("labels"), answered.get("probabilities")
     if not isinstance(labels, list) or not isinstance(probabilities, list) or not labels:
-        raise ImageFault(f"{where}: want labels and probabilities, got {sorted(got)}")
+        raise ImageFault(f"{where}: expected labels and probabilities, got {sorted(answered)}")
     if len(labels) != len(probabilities):
         raise ImageFault(f"{where}: {len(labels)} labels with {len(probabilities)} probabilities")
-    recorded = dict(zip(want.labels, want.probabilities, strict=True))
+    by_label = dict(zip(recorded.labels, recorded.probabilities, strict=True))
     largest = 0.0
     # Rank by rank, so that a tie which falls the other way is still the same answer.
-    for rank, expected in enumerate(want.probabilities[: len(labels)]):
+    for rank, expected in enumerate(recorded.probabilities[: len(labels)]):
         label = labels[rank]
         largest = max(
             largest,
             _difference(f"{where}: probability {rank}", expected, probabilities[rank], tolerance),
         )
-        tied = label in recorded and abs(recorded[label] - expected) <= 2 * tolerance
-        beyond = label not in recorded and abs(want.probabilities[-1] - expected) <= 2 * tolerance
-        if label != want.labels[rank] and not (tied or beyond):
-            raise ImageFault(f"{where}: answered {label!r}, recorded was {want.labels[rank]!r}")
+        tied = label in by_label and abs(by_label[label] - expected) <= 2 * tolerance
+        last = recorded.probabilities[-1]
+        beyond = label not in by_label and abs(last - expected) <= 2 * tolerance
+        if label != recorded.labels[rank] and not (tied or beyond):
+            raise ImageFault(f"{where}: answered {label!r}, recorded was {recorded.labels[rank]!r}")
     return largest
 
 
-def _difference(where: str, want: Any, got: Any, tolerance: float) -> float:
-    if not isinstance(got, int | float) or not math.isfinite(got):
-        raise ImageFault(f"{where}: want a number, got {got!r}")
-    difference = abs(float(want) - float(got))
+def _difference(where: str, recorded: Any, answered: Any, tolerance: float) -> float:
+    if not isinstance(answered, int | float) or not math.isfinite(answered):
+        raise ImageFault(f"{where}: expected a number, got {answered!r}")
+    difference = abs(float(recorded) - float(answered))
     if not difference <= tolerance:
-        raise ImageFault(f"{where}: answered {got:.6g}, recorded was {want:.6g}")
+        raise ImageFault(f"{where}: answered {answered:.6g}, recorded was {recorded:.6g}")
     return difference
-
-
-def _json(method: str, url: str, path: str, body: bytes | None) -> Any:
-    try:
-        status, data = _request(method, url, path, body, TIMEOUT)
-    except (OSError, http.client.HTTPException) as problem:
-        raise TargetError(f"{url}{path} does not answer: {_words(problem)}") from None
-    if status != 200:
-        # A service that refuses for a moment (429, 503) is busy; any other answer is its own.
-        raise (TargetError if status in (408, 429, 503) else ImageFault)(
-            f"{url}{path} answered {status}: {data[:200].decode(errors='replace').strip()}"
-        )
-    try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError as problem:
-        raise ImageFault(f"{url}{path} answered something that is not JSON: {problem}") from None
-
-
-def _request(
-    method: str, url: str, path: str, body: bytes | None, timeout: float
-) -> tuple[int, bytes]:
-    parts = urllib.parse.urlsplit(url)
-    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = connect(parts.hostname or "", parts.port, timeout=timeout)
-    try:
-        headers = {"Connection": "close"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        connection.request(method, parts.path.rstrip("/") + path, body, headers)
-        answer = connection.getresponse()
-        data = answer.read(MOST + 1)
-        if len(data) > MOST:
-            raise ImageFault(f"{url}{path} answered more than {MOST} bytes")
-        return answer.status, data
-    finally:
-        connection.close()
-
-
-def _words(problem: BaseException) -> str:
-    return (getattr(problem, "strerror", None) or str(problem) or type(problem).__name__).strip()

@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.storage import Progress, Stat
 from tandem.storage.remote import AGAIN, CONNECT, PAGE, READ, RemoteStore, short
-from tandem.storage.transfer import Failure, retry_after, upload
+from tandem.storage.store import Progress, Stat
+from tandem.storage.transfer import FailedAttempt, retry_after, upload
 
 
 class AzureStore(RemoteStore):
@@ -162,7 +162,7 @@ class AzureStore(RemoteStore):
     def _status(self, problem: Exception) -> int | None:
         return getattr(problem, "status_code", None)
 
-    def _explain(self, key: str, problem: Exception) -> Failure:
+    def _explain(self, key: str, problem: Exception) -> FailedAttempt:
         from azure.core import exceptions as azure
 
         status = self._status(problem)
@@ -171,41 +171,47 @@ class AzureStore(RemoteStore):
         code = code.rsplit(".", 1)[-1].replace("_", "").lower()
         where = f"{self.url}: account {self.account}"
         if status == 404 and code == "containernotfound":
-            return Failure(
+            return FailedAttempt(
                 StorageError(
                     f"{where} has no container {self.container}: create it (az storage container "
                     f"create --account-name {self.account} --name {self.container})"
                 )
             )
         if status == 404:
-            return Failure(NotFound(f"{self.url}: no object {key}"))
+            return FailedAttempt(NotFound(f"{self.url}: no object {key}"))
         if status in (409, 412) and code in _CONFLICTS:
-            return Failure(
+            return FailedAttempt(
                 Conflict(f"{self.url}: {key} is there already, or was replaced meanwhile")
             )
         if status == 400 and code == "invalidblocklist":
             # Another upload of the same object was committed: it took away our blocks.
-            return Failure(Conflict(f"{self.url}: {key} was written by another at the same moment"))
+            return FailedAttempt(
+                Conflict(f"{self.url}: {key} was written by another at the same moment")
+            )
         if status in (401, 403) or isinstance(problem, azure.ClientAuthenticationError):
-            return Failure(StorageError(f"{where}: {self._refused(code, status)}"))
+            return FailedAttempt(StorageError(f"{where}: {self._refused(code, status)}"))
         wait = retry_after(headers.get("Retry-After"))
         if status in AGAIN:
             words = "is throttling" if status in (429, 503) else f"answers {status}"
             asked = f", and asks to wait {wait:.0f} s" if wait else ""
-            return Failure(StorageError(f"{where} {words}{asked}; try again later"), True, wait)
+            return FailedAttempt(
+                StorageError(f"{where} {words}{asked}; try again later"), True, wait
+            )
         if isinstance(problem, azure.ServiceRequestError):
             text = f"{where} cannot be reached ({short(problem)}): check its name, DNS and firewall"
-            return Failure(StorageError(text), True)
+            return FailedAttempt(StorageError(text), True)
         if isinstance(problem, azure.ServiceResponseError | azure.IncompleteReadError):
             text = f"{where} broke off or timed out ({short(problem)}); try again"
-            return Failure(StorageError(text), True)
+            return FailedAttempt(StorageError(text), True)
         if isinstance(problem, OSError):
-            return Failure(StorageError(f"{where}: {short(problem)}"), True)
+            return FailedAttempt(StorageError(f"{where}: {short(problem)}"), True)
         if type(problem).__name__ == "AzureSigningError":
-            return Failure(StorageError(f"{where}: {self._how} holds a key that is no base64"))
+            return FailedAttempt(
+                StorageError(f"{where}: {self._how} holds a key that is no base64")
+            )
         if isinstance(problem, azure.AzureError):
             said = f"{status} {code}".strip() if status else short(problem)
-            return Failure(StorageError(f"{where} answers {said} for {key}"))
+            return FailedAttempt(StorageError(f"{where} answers {said} for {key}"))
         raise problem
 
     def _refused(self, code: str, status: int | None) -> str:

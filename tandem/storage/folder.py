@@ -1,5 +1,6 @@
-"""A folder as an object store: create-only by hard link, replacement by rename, both after an
-fsync.
+"""A folder as an object store: created by hard link, replaced by rename.
+
+Both after an fsync.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.storage import Progress, Stat, check_key
+from tandem.storage.store import Progress, Stat, check_key
 
 CHUNK = 2**20
 STALE = 24 * 3600.0
@@ -23,9 +24,7 @@ STALE = 24 * 3600.0
 
 
 class FolderStore:
-    """Objects are files; what is being written is in `.tmp` beside them, so no reader ever meets
-    half an object.
-    """
+    """Objects are files; what is being written is in `.tmp`, so none is ever half."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -75,8 +74,8 @@ class FolderStore:
                 else:
                     with self._lock(key):
                         if if_match is not None:
-                            there = self.head(key)
-                            if there is None or there.etag != if_match:
+                            current = self.head(key)
+                            if current is None or current.etag != if_match:
                                 raise Conflict(f"{self.url}: {key} was replaced meanwhile")
                         temporary.rename(path)
                 _sync_folder(path.parent)
@@ -141,9 +140,7 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _lock(self, key: str) -> Iterator[None]:
-        """Replacing and deleting one key takes turns, also between processes; a killed one lets
-        go.
-        """
+        """Writers of one key take turns, also between processes; a killed one lets go."""
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{zlib.crc32(key.encode()) % 64:02}").open("w") as stream:

@@ -1,5 +1,4 @@
-"""A log of numbered records in an object store: each written once, found in a constant number of
-requests.
+"""Numbered records in an object store: written once, found in few requests.
 
     PREFIX/000017.json   record 17; its number is taken by creating it, so no two writers share one
     PREFIX.latest        a copy of the newest record, so that finding it needs no listing
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.storage import Store
+from tandem.storage.store import Store
 
 DIGITS = 6
 AT_ONCE = 8
@@ -42,7 +41,7 @@ class NumberedLog:
         *,
         same: Callable[[tuple[int, bytes] | None], tuple[int, bytes] | None] | None = None,
     ) -> tuple[int, bytes]:
-        """Write the record that `make` makes of the next number; returns the number and its bytes.
+        """Write the next record, made by `make`; returns its number and its bytes.
 
         Lost races are tried again: `make` then gets the number after. What `make` returns carries
         a mark of its writer, so that equal bytes are its own and nobody else's. `same` is asked
@@ -51,8 +50,8 @@ class NumberedLog:
         failures = 0
         while True:
             newest, etag = self._newest()
-            if same is not None and (found := same(newest)) is not None:
-                return found
+            if same is not None and (existing := same(newest)) is not None:
+                return existing
             number = newest[0] + 1 if newest else 1
             data = make(number)
             try:
@@ -103,13 +102,11 @@ class NumberedLog:
     def numbers(self, after: int = 0) -> Iterator[int]:
         """The numbers that are there, smallest first, by listing."""
         for stat in self.store.list(f"{self.prefix}/", after=self.key(after)):
-            if found := re.fullmatch(r"(\d+)\.json", stat.key.removeprefix(f"{self.prefix}/")):
-                yield int(found[1])
+            if named := re.fullmatch(r"(\d+)\.json", stat.key.removeprefix(f"{self.prefix}/")):
+                yield int(named[1])
 
     def walk_back(self, start: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Records newest first (from `start` on), each read when asked for; removed ones are
-        skipped.
-        """
+        """Records newest first (from `start` on), read when asked for, gaps skipped."""
         newest = self.latest()
         if newest is None:
             return
@@ -130,18 +127,18 @@ class NumberedLog:
             number -= 1
 
     def all(self) -> list[tuple[int, bytes]]:
-        """All records, newest first, read side by side; one that is removed meanwhile is skipped.
+        """All records, newest first, read side by side; those removed are skipped.
 
         For whoever needs all of them: `walk_back` asks for no more than is looked at.
         """
         numbers = list(self.numbers())
         with ThreadPoolExecutor(AT_ONCE) as pool:
             read = pool.map(self._read, numbers)
-            found = [(n, data) for n, data in zip(numbers, read, strict=True) if data is not None]
-        return found[::-1]
+            records = [(n, data) for n, data in zip(numbers, read, strict=True) if data is not None]
+        return records[::-1]
 
     def delete(self, number: int) -> None:
-        """Remove an old record; the newest stays, since its number must never be given again."""
+        """Remove an old record; the newest stays, so that no number is given twice."""
         newest = self.latest()
         if newest is not None and number >= newest[0]:
             raise StorageError(f"{self.key(number)}: the newest record is not removed")

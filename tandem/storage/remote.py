@@ -1,4 +1,4 @@
-"""What the object stores of a cloud share: one client, opened late; retries; whole or in blocks."""
+"""What a cloud's stores share: a client opened late, retries, blocks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 from tandem.errors import Conflict, NotFound
-from tandem.storage import Progress, Stat, check_key, transfer
-from tandem.storage.transfer import Failure, attempt, download, read_full
+from tandem.storage import transfer
+from tandem.storage.store import Progress, Stat, check_key
+from tandem.storage.transfer import FailedAttempt, attempt, download, read_full
 
 CONNECT, READ = 10, 60
 """Seconds after which a connection that does not come, or brings nothing, is given up."""
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 
 
 class RemoteStore(abc.ABC):
-    """A container or a bucket, or one prefix in it; each SDK fills in its own requests.
+    """A container, a bucket, or a prefix in one; each SDK fills in its requests.
 
     The methods that begin with an underscore raise the SDK's exceptions, which `_explain` turns
     into this package's.
@@ -129,7 +130,10 @@ class RemoteStore(abc.ABC):
 
     @abc.abstractmethod
     def _range(self, key: str, at: int, length: int, etag: str | None) -> tuple[bytes, str, str]:
-        """At most `length` bytes from `at` on, the Content-Range, the ETag; of ETag `etag` only."""
+        """At most `length` bytes from `at` on, with the Content-Range and the ETag.
+
+        Only of the object with ETag `etag`, where that is given.
+        """
 
     @abc.abstractmethod
     def _condition(self, if_absent: bool, if_match: str | None) -> dict[str, Any]:
@@ -148,7 +152,7 @@ class RemoteStore(abc.ABC):
         condition: dict[str, Any],
         progress: Progress | None,
     ) -> Stat:
-        """Write block by block, `first` being the first; visible when all of them are there."""
+        """Write block by block, `first` first; visible once all are there."""
 
     @abc.abstractmethod
     def _delete(self, key: str) -> object: ...
@@ -158,11 +162,11 @@ class RemoteStore(abc.ABC):
         """The HTTP status that an exception of the SDK tells of."""
 
     @abc.abstractmethod
-    def _explain(self, key: str, problem: Exception) -> Failure:
+    def _explain(self, key: str, problem: Exception) -> FailedAttempt:
         """What went wrong, in words for a person; raises what is no error of the store."""
 
 
 def short(problem: Exception) -> str:
-    """An SDK's own words on one line, without the query of an address, where a SAS would be."""
+    """An SDK's message on one line, without an address's query: it may hold a SAS."""
     text = re.sub(r"\?[^\s'\")]*", "?…", " ".join(str(problem).split()))
     return text[:160] or type(problem).__name__

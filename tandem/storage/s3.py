@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.storage import Progress, Stat
 from tandem.storage.remote import AGAIN, CONNECT, PAGE, READ, RemoteStore, short
-from tandem.storage.transfer import Failure, retry_after, upload
+from tandem.storage.store import Progress, Stat
+from tandem.storage.transfer import FailedAttempt, retry_after, upload
 
 
 class S3Store(RemoteStore):
@@ -145,34 +145,40 @@ class S3Store(RemoteStore):
     def _status(self, problem: Exception) -> int | None:
         return _told(problem)[0]
 
-    def _explain(self, key: str, problem: Exception) -> Failure:
+    def _explain(self, key: str, problem: Exception) -> FailedAttempt:
         from botocore import exceptions as boto
 
         status, code, headers = _told(problem)
         where = f"{self.url}: bucket {self.bucket}"
         if code == "NoSuchBucket":
-            return Failure(StorageError(f"{where} does not exist: create it, or mend the name"))
+            return FailedAttempt(
+                StorageError(f"{where} does not exist: create it, or mend the name")
+            )
         if code == "NoSuchUpload":
-            return Failure(StorageError(f"{where}: the upload of {key} was aborted by another"))
+            return FailedAttempt(
+                StorageError(f"{where}: the upload of {key} was aborted by another")
+            )
         if status == 404:
-            return Failure(NotFound(f"{self.url}: no object {key}"))
+            return FailedAttempt(NotFound(f"{self.url}: no object {key}"))
         if status == 412:
-            return Failure(
+            return FailedAttempt(
                 Conflict(f"{self.url}: {key} is there already, or was replaced meanwhile")
             )
         if status == 409:
             # Two conditional writes at one moment; AWS asks to try again, and then one is refused.
-            return Failure(Conflict(f"{self.url}: {key} was written at the same moment"), True)
+            return FailedAttempt(
+                Conflict(f"{self.url}: {key} was written at the same moment"), True
+            )
         if code in ("ExpiredToken", "TokenRefreshRequired"):
-            return Failure(StorageError(f"{where}: the session token expired: log in again"))
+            return FailedAttempt(StorageError(f"{where}: the session token expired: log in again"))
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            return Failure(
+            return FailedAttempt(
                 StorageError(
                     f"{where}: the access key was refused ({code}): check AWS_ACCESS_KEY_ID"
                 )
             )
         if status in (401, 403):
-            return Failure(
+            return FailedAttempt(
                 StorageError(
                     f"{where} refuses ({code or status}): the identity needs s3:GetObject, "
                     "s3:PutObject, s3:DeleteObject and s3:ListBucket on it"
@@ -181,9 +187,9 @@ class S3Store(RemoteStore):
         if status in AGAIN or code in ("SlowDown", "RequestTimeout"):
             wait = retry_after(headers.get("retry-after"))
             words = "is throttling" if status in (429, 503) else f"answers {status}"
-            return Failure(StorageError(f"{where} {words}; try again later"), True, wait)
+            return FailedAttempt(StorageError(f"{where} {words}; try again later"), True, wait)
         if isinstance(problem, boto.NoCredentialsError | boto.PartialCredentialsError):
-            return Failure(
+            return FailedAttempt(
                 StorageError(
                     f"{where}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
                     "AWS_PROFILE, or give the machine a role"
@@ -194,11 +200,11 @@ class S3Store(RemoteStore):
             boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError | OSError,
         ):
             text = f"{where} cannot be reached, or broke off ({short(problem)})"
-            return Failure(StorageError(text), True)
+            return FailedAttempt(StorageError(text), True)
         if isinstance(problem, boto.BotoCoreError):
-            return Failure(StorageError(f"{where}: {short(problem)}"))
+            return FailedAttempt(StorageError(f"{where}: {short(problem)}"))
         if isinstance(problem, boto.ClientError):
-            return Failure(StorageError(f"{where} answers {status} {code} for {key}"))
+            return FailedAttempt(StorageError(f"{where} answers {status} {code} for {key}"))
         raise problem
 
 

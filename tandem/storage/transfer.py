@@ -1,6 +1,4 @@
-"""What every remote store shares: retries, ranged downloads ahead of the reader, uploads in
-blocks.
-"""
+"""Transfers in pieces: retried, downloaded ahead of the reader, sent in blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from tandem.errors import StorageError
-from tandem.storage import Progress
+from tandem.storage.store import Progress
 
 ATTEMPTS = 5
 PATIENCE = 30.0
@@ -29,10 +27,8 @@ AT_ONCE = 2
 Result = TypeVar("Result")
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """What went wrong, as this package's error; `again` when a retry can help, after `wait`
-    seconds.
-    """
+class FailedAttempt(msgspec.Struct, frozen=True):
+    """What went wrong; `again` when a retry can help, after `wait` seconds."""
 
     error: StorageError
     again: bool = False
@@ -41,12 +37,12 @@ class Failure(msgspec.Struct, frozen=True):
 
 def attempt(
     operation: Callable[[], Result],
-    explain: Callable[[Exception], Failure],
+    explain: Callable[[Exception], FailedAttempt],
     *,
     attempts: int = ATTEMPTS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Result:
-    """The operation's result; tried again, ever more slowly, while `explain` says that it can help.
+    """The operation's result, tried again while `explain` says that it can help.
 
     Raises the error that `explain` makes of the last failure.
     """
@@ -67,7 +63,7 @@ def attempt(
 def download(
     fetch: Callable[[int, int], tuple[bytes, int]], start: int = 0, *, ahead: int = AT_ONCE
 ) -> Iterator[bytes]:
-    """An object's bytes from `start` on, in ranges, the next ones fetched while one is being used.
+    """An object's bytes from `start` on, the next ranges fetched meanwhile.
 
     `fetch(at, length)` gives a range and the object's size; it retries by itself, and it makes sure
     that all ranges are of one and the same object.
@@ -100,7 +96,7 @@ def upload(
     *,
     progress: Progress | None = None,
 ) -> int:
-    """Send the stream in numbered blocks, `first` being its beginning; returns their number.
+    """Send the stream in numbered blocks, `first` first; returns their number.
 
     A block stays in memory until it is sent, so that a retry needs nothing of the stream.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -11,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tandem.util.files import locked
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def clean_folder(home: Path, purpose: str) -> Iterator[Path]:
     home.mkdir(parents=True, exist_ok=True)
     _remove_dead(home)
     folder = home / f"{os.getpid()}-{secrets.token_hex(6)}"
-    with _lock(folder):
+    with locked(_lock_file(folder)):
         folder.mkdir(mode=0o700)
         try:
             yield folder
@@ -89,7 +90,7 @@ def _is_ours(home: Path) -> bool:
 def _remove_dead(home: Path) -> None:
     for old in [one for one in home.iterdir() if one.is_dir()]:
         # The lock goes with its process, in whatever container; a process number says little.
-        with _lock(old) as free:
+        with locked(_lock_file(old), wait=False) as free:
             if free:
                 shutil.rmtree(old, ignore_errors=True)
                 _lock_file(old).unlink(missing_ok=True)
@@ -97,16 +98,3 @@ def _remove_dead(home: Path) -> None:
 
 def _lock_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder; whether it was free."""
-    handle = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ import pytest
 from support.services import require
 from support.tiny import Tiny
 
-from orchestration.definitions import build_defs
+from tandem.dagster.definitions import build_defs
 from tandem.dagster.release_command import release_needed
 
 

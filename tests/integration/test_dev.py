@@ -22,6 +22,7 @@ from support.tiny import Tiny, free_port
 from tandem.dagster import recovery
 
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = '[tool.tandem]\napps = "support.dev_location:APPS"\n'
 WORKSPACE = "load_from: [{python_module: {module_name: dev_location, location_name: tandem}}]"
 
 
@@ -47,13 +48,14 @@ class Dev:
         }
         self.folder = folder
         (folder / "workspace.yaml").write_text(WORKSPACE)
+        (folder / "pyproject.toml").write_text(PROJECT)
         self.start()
 
     def start(self) -> None:
         """Start it, anew where it was killed."""
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "orchestration", "dev", "--port", str(self.ui)],
+                [sys.executable, "-m", "tandem.dagster", "dev", "--port", str(self.ui)],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -194,7 +196,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [sys.executable, "-m", "orchestration", "dev", "--port", str(port)],
+            [sys.executable, "-m", "tandem.dagster", "dev", "--port", str(port)],
             cwd=ROOT,
             env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
             capture_output=True,

@@ -28,10 +28,14 @@ from tandem.oci.blobs import registry_source
 from tandem.oci.pull import pull
 from tandem.oci.push import push
 from tandem.service import client as asked
-from tandem.targets import DeployRequest, Live, open_target, run_once, sweep_once
+from tandem.targets import DeployRequest, Live, open_target
 from tandem.targets.local import bluegreen, docker
-from tandem.targets.local.bluegreen import BlueGreen, free_port, wait_until
-from tandem.targets.local.docker import LABEL, engine, ensure_image
+from tandem.targets.local.bluegreen import BlueGreen
+from tandem.targets.local.docker import LABEL
+from tandem.targets.local.docker_engine import engine, ensure_image
+from tandem.targets.local.ports import free_port
+from tandem.targets.local.runner import wait_until
+from tandem.targets.once import run_once, sweep_once
 from tandem.util import processes
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +205,7 @@ def test_run_once_is_removed_when_its_process_is_killed(tmp_path: Path) -> None:
         import os, signal, sys
         from pathlib import Path
         from support import cluster_image
-        from tandem.targets import run_once
+        from tandem.targets.once import run_once
         registry, digest = cluster_image.registry(), cluster_image.small("one")
         with run_once(registry, digest, state=Path(sys.argv[1]), engine="docker") as url:
             print(os.getpid(), flush=True)
@@ -317,7 +321,8 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from support import cluster_image
-    from tandem.targets import DeployRequest, bluegreen, docker, open_target
+    from tandem.targets import DeployRequest, open_target
+    from tandem.targets.local import docker, stable_port, state
 
     left = int(sys.argv[4])
 
@@ -335,7 +340,8 @@ KILLED = """
             return result
         setattr(module, name, wrapped)
 
-    around(bluegreen, "write_atomically")
+    around(state, "write_atomically")
+    around(stable_port, "write_atomically")
     for name in ("start", "terminate", "kill"):
         around(docker.DockerRunner, name)
     target = open_target("docker:" + sys.argv[1], state=Path(sys.argv[2]), app=sys.argv[3])

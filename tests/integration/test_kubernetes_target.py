@@ -32,13 +32,13 @@ from tandem.release.drift import compare
 from tandem.service import client
 from tandem.targets import DeployRequest, Live, open_target
 from tandem.targets.kubernetes import rollout
-from tandem.targets.kubernetes import target as kubernetes
 from tandem.targets.kubernetes.api import Api
 from tandem.targets.kubernetes.fence import Fence, Superseded
 from tandem.targets.kubernetes.lease import Lease, is_dead
-from tandem.targets.kubernetes.manifests import KubernetesSettings
+from tandem.targets.kubernetes.pods import pods_of
+from tandem.targets.kubernetes.settings import KubernetesSettings
 from tandem.targets.kubernetes.target import KubernetesTarget
-from tandem.targets.local.bluegreen import wait_until
+from tandem.targets.local.runner import wait_until
 
 ROOT = Path(__file__).parents[2]
 # One after the other: they share an engine, and this machine has few processors.
@@ -90,7 +90,7 @@ def made(namespace: str, tmp_path: Path, settings: KubernetesSettings = QUIET) -
 
 def deploy(
     target: KubernetesTarget, word: str, release: int, *, said: list[str] | None = None,
-    digest: str = "", check: Any = None,
+    digest: str = "", check: Any = None, live: Live | None = None,
 ) -> Live:  # fmt: skip
     digest = digest or cluster_image.small(word)
     request = DeployRequest(
@@ -106,7 +106,7 @@ def deploy(
         if said is not None:
             said.append(line)
 
-    return target.deploy(request, check=check or answers, progress=progress)
+    return target.deploy(request, check=check or answers, progress=progress, live=live)
 
 
 def still_ending() -> list[str]:
@@ -149,7 +149,7 @@ def test_a_release_is_reached_by_name_and_the_same_one_again_changes_nothing(
     assert found["metadata"]["annotations"]["tandem.dev/app.commit"] == "c" * 40
     target.api.requests = 0
     before = target.current()
-    again = deploy(target, "one", 1)
+    again = deploy(target, "one", 1, live=before)
     assert target.api.requests <= 5
     assert before and again.since == before.since == live.since
     found = json.loads(kubectl("-n", namespace, "get", "deployment", "small", "-o", "json"))
@@ -206,7 +206,7 @@ def test_a_new_password_of_the_registry_reaches_the_secret_and_restarts_nothing(
     data = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))
     assert [each["password"] for each in data["auths"].values()] == ["rotated"]
     assert again.since == first.since
-    pods = [pod["metadata"]["name"] for pod in target._pods()]
+    pods = [pod["metadata"]["name"] for pod in pods_of(target.api, target.app)]
     assert pods == [pod["name"] for pod in first.detail["pods"]]
     before = versions(namespace)
     said.clear()
@@ -258,11 +258,11 @@ def test_when_the_previous_release_is_bad_too_it_says_so(
     deploy(target, "one", 1)
 
     def check(url: str) -> None:
-        monkeypatch.setattr(kubernetes, "ANSWER_WAIT", 0.5)
+        monkeypatch.setattr("tandem.targets.kubernetes.answers.ANSWER_WAIT", 0.5)
         # From here on nothing answers any more, not even what was good before.
         service = {"spec": {"selector": {"app.kubernetes.io/name": "nobody"}}}
         kubectl("-n", target.namespace, "patch", "service", "small", "-p", json.dumps(service))
-        target._apply = lambda *_: None  # type: ignore[method-assign]
+        monkeypatch.setattr("tandem.targets.kubernetes.apply.Applying.apply", lambda *_: None)
         raise TargetError("wrong answer")
 
     with pytest.raises(TargetError, match=r"wrong answer.*release 1 could not be put back"):
@@ -474,7 +474,7 @@ KILLED = """
     from support import cluster_image
     from tandem.targets import DeployRequest, open_target
     from tandem.targets.kubernetes.api import Api
-    from tandem.targets.kubernetes.manifests import KubernetesSettings
+    from tandem.targets.kubernetes.settings import KubernetesSettings
 
     left = int(sys.argv[2])
     real = Api._send
@@ -540,7 +540,7 @@ STOPPED = """
     from support import cluster_image
     from tandem.errors import TandemError, TargetError
     from tandem.targets import DeployRequest, open_target
-    from tandem.targets.kubernetes.manifests import KubernetesSettings
+    from tandem.targets.kubernetes.settings import KubernetesSettings
 
     namespace, digest, at = sys.argv[1:]
 
@@ -772,7 +772,7 @@ def test_a_failed_try_does_not_fail_the_next_one_of_the_same_number(
     with stopped_at(namespace, "crash", "applied") as first:
         first.kill()
     # Its pods are still there, with the number of the next one.
-    assert wait_until(lambda: "CrashLoopBackOff" in json.dumps(target._pods()), 60)
+    assert wait_until(lambda: "CrashLoopBackOff" in json.dumps(pods_of(target.api, target.app)), 60)
     live = deploy(target, "two", 2)
     assert word_at(live.url) == "two"
     assert target.drift() == []

@@ -14,7 +14,12 @@ from support.tiny import Tiny
 from tandem.oci import open_registry
 from tandem.oci.pull import pull
 from tandem.oci.push import push
-from tandem.release import plan, steps
+from tandem.release import build, plan
+from tandem.release.build import build_app
+from tandem.release.judging import judge_missing
+from tandem.release.pack import pack
+from tandem.release.pair import choose_pair
+from tandem.release.prove import prove
 
 
 @pytest.mark.xdist_group("docker")
@@ -42,21 +47,22 @@ def test_a_moved_base_tag_is_noticed_and_built_on(
     try:
         tiny.commit("one")
         tiny.publish()
-        before = steps.build_app(tiny.project)
-        steps.prove(tiny.project, steps.pack(tiny.project))
+        before = build_app(tiny.project)
+        judge_missing(tiny.project)
+        prove(tiny.project, pack(tiny.project, choose_pair(tiny.project)))
         assert not plan.build(tiny.project).key
         registry = open_registry(base)
         mended = pull(registry, "3.11").with_config(labels={"mended": "yes"})
         push(registry, mended, tag="3.11")
         assert not plan.build(tiny.project).key, "the tag is asked every few minutes"
-        steps._bases.clear()
+        build._bases.clear()
         found = plan.build(tiny.project)
         assert found.key
         assert f"was made on an older {base}:3.11" in found.reason
-        after = steps.build_app(tiny.project)
+        after = build_app(tiny.project)
         assert after.image != before.image
-        packed = steps.pack(tiny.project)
-        assert steps.prove(tiny.project, packed).number == 2
+        packed = pack(tiny.project, choose_pair(tiny.project))
+        assert prove(tiny.project, packed).number == 2
         assert not plan.build(tiny.project).key
     finally:
         tiny.close()

@@ -59,7 +59,7 @@ def clone(tmp_path: Path) -> Iterator[Clone]:
 @pytest.mark.timeout(900)
 def test_one_command_from_a_clone_to_a_service_that_reads_digits(clone: Clone) -> None:
     require("skopeo")
-    done = clone.run("orchestration", "release")
+    done = clone.run("tandem.dagster", "release")
     assert done.returncode == 0, done.stdout + done.stderr
     told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     head = subprocess.run(
@@ -88,7 +88,7 @@ def test_one_command_from_a_clone_to_a_service_that_reads_digits(clone: Clone) -
     copy = ["skopeo", "copy", "--quiet", f"oci:.tandem/images:{tag}", f"oci:{copied}:copied"]
     subprocess.run(copy, cwd=clone.folder, check=True, capture_output=True)
 
-    again = clone.run("orchestration", "release")
+    again = clone.run("tandem.dagster", "release")
     assert again.returncode == 0
     assert again.stdout.startswith("nothing changed since release 1: commit ")
     ignored = subprocess.run(

@@ -22,7 +22,7 @@ from support.services import require
 from support.stores import free_port
 from support.tiny import Tiny
 
-from orchestration.definitions import build_defs
+from tandem.dagster.definitions import build_defs
 from tandem.errors import TandemError
 from tandem.oci.remote.client import RemoteRegistry
 from tandem.storage import transfer
@@ -57,7 +57,7 @@ class Team:
             return
         if result.skip_reason:
             self.said.append(result.skip_reason.skip_message)
-        job = {"new_commit": "build", "new_model": "image", "truth": "release"}[sensor]
+        job = {"new_commit": "build", "new_model": "image", "drift": "release"}[sensor]
         for request in result.run_requests or []:
             done = defs.resolve_job_def(f"tiny_{job}").execute_in_process(
                 instance=self.instance,
@@ -68,7 +68,7 @@ class Team:
             self.runs.append((job, done.success))
 
     def round(self) -> None:
-        for sensor in ("new_commit", "new_model", "truth"):
+        for sensor in ("new_commit", "new_model", "drift"):
             self.tick(sensor)
 
     def live(self) -> tuple[str, int] | None:

@@ -28,10 +28,13 @@ from support.small_image import MemoryRegistry
 from tandem.errors import ImageFault, TargetError
 from tandem.release.drift import compare
 from tandem.service import client
-from tandem.targets import DeployRequest, Live, open_target, run_once, sweep_once
-from tandem.targets.local import bluegreen
-from tandem.targets.local import process as process_module
-from tandem.targets.local.bluegreen import BlueGreen, free_port, wait_until
+from tandem.targets import DeployRequest, Live, open_target
+from tandem.targets.local import bluegreen, process_once
+from tandem.targets.local.bluegreen import BlueGreen
+from tandem.targets.local.ports import free_port
+from tandem.targets.local.runner import wait_until
+from tandem.targets.local.state import Instance
+from tandem.targets.once import run_once, sweep_once
 
 QUICK = {"TANDEM_DRAIN_SECONDS": "0.2"}
 
@@ -199,9 +202,9 @@ def test_a_service_that_died_is_not_called_live_and_is_replaced(
 
 def test_a_front_that_died_is_opened_again(target: BlueGreen, registry: MemoryRegistry) -> None:
     live = deploy(target, registry, "one", 1)
-    front = target._read().front
-    assert front
-    os.kill(front.process.pid, signal.SIGKILL)
+    proxy = target.state.read().proxy
+    assert proxy
+    os.kill(proxy.process.pid, signal.SIGKILL)
     assert wait_until(lambda: target.current() is None, 5)
     deploy(target, registry, "one", 1)
     assert word_at(live.url) == "one"
@@ -271,8 +274,9 @@ def test_a_request_in_flight_survives_the_switch(
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from small_image import MemoryRegistry
-    from tandem.targets import DeployRequest, bluegreen, open_target, process
+    from support.small_image import MemoryRegistry
+    from tandem.targets import DeployRequest, open_target
+    from tandem.targets.local import bluegreen, process, stable_port, state
 
     left = int(sys.argv[3])
 
@@ -292,8 +296,11 @@ KILLED = """
             return result
         setattr(module, name, wrapped)
 
-    for name in ("write_atomically", "remember", "terminate"):
-        around(bluegreen, name)
+    for module in (state, stable_port):
+        around(module, "write_atomically")
+    around(stable_port, "remember")
+    for module in (bluegreen, stable_port):
+        around(module, "terminate")
     for name in ("remember", "terminate"):
         around(process, name)
     for name in ("start", "kill"):
@@ -383,8 +390,8 @@ def test_what_a_killed_deploy_left_is_swept(
     step = 0
     while True:
         assert killed_deploy(target, tmp_path, step) == -signal.SIGKILL
-        state = target._read()
-        switched = state.starting and state.starting.token in target._backend_file.read_text()
+        state = target.state.read()
+        switched = state.starting and state.starting.token in target.stable.backend_file.read_text()
         if switched if at == "switched" else state.starting and state.starting.process:
             break
         target.sweep()
@@ -408,9 +415,11 @@ def test_an_old_release_that_nobody_told_to_end_is_told_by_a_sweep(
 ) -> None:
     deploy(target, registry, "one", 1)
     step = 0
-    while not any(not one.told for one in target._read().retiring if one.instance.release == 1):
+    while not any(
+        not one.told for one in target.state.read().retiring if one.instance.release == 1
+    ):
         assert killed_deploy(target, tmp_path, step) == -signal.SIGKILL
-        if target._read().starting:
+        if target.state.read().starting:
             target.sweep()
         step += 1
     current = target.current()
@@ -440,7 +449,7 @@ def test_a_stopped_deploy_keeps_the_lock_and_is_waited_for(
         from pathlib import Path
         from tandem.targets import open_target
         target = open_target("process:" + sys.argv[1], state=Path(sys.argv[2]))
-        with target._lock(print):
+        with target.state.lock(print):
             os.kill(os.getpid(), signal.SIGSTOP)
     """
     folder = Path(__file__).parents[1]
@@ -450,7 +459,7 @@ def test_a_stopped_deploy_keeps_the_lock_and_is_waited_for(
     ) as stopped:  # fmt: skip
         process = psutil.Process(stopped.pid)
         assert wait_until(lambda: process.status() == psutil.STATUS_STOPPED, 20)
-        monkeypatch.setattr(bluegreen, "LOCK_WAIT", 0.2)
+        monkeypatch.setattr("tandem.targets.local.state.LOCK_WAIT", 0.2)
         with pytest.raises(TargetError, match=r"another deploy to process:.* has not ended"):
             deploy(target, registry, "one", 1)
         stopped.kill()
@@ -523,7 +532,7 @@ def test_wrong_answers_are_a_verdict_and_a_service_killed_over_the_questions_is_
         deploy(target, registry, "one", 1, check=wrong)
 
     def killed(url: str) -> None:
-        starting = target._read().starting
+        starting = target.state.read().starting
         assert starting and starting.process
         os.kill(starting.process.pid, signal.SIGKILL)
         assert wait_until(lambda: not _connects(url), 5)
@@ -549,7 +558,7 @@ def test_a_port_that_another_program_took_is_tried_once_more(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         ports = [taken.getsockname()[1], free_port(), taken.getsockname()[1], free_port()]
-        for module in (bluegreen, process_module):
+        for module in (bluegreen, process_once):
             monkeypatch.setattr(module, "free_port", lambda: ports.pop(0))
         live = deploy(target, registry, "one", 1)
         assert word_at(live.url) == "one"
@@ -569,7 +578,7 @@ def test_what_this_machine_lacks_is_not_the_image_s_fault(
     digest = registry.small("one")
     runner = target.runner
     request = DeployRequest(app="small", release=1, registry=registry, digest=digest)
-    instance = bluegreen.Instance(
+    instance = Instance(
         token="t", digest=digest, reference="", release=1, env={}, port=free_port(), started="",
         log=str(tmp_path / "log"),
     )  # fmt: skip
@@ -637,8 +646,8 @@ def test_run_once_ends_with_the_process_that_ran_it(
     code = """
         import os, signal, sys
         from pathlib import Path
-        from small_image import MemoryRegistry
-        from tandem.targets import run_once
+        from support.small_image import MemoryRegistry
+        from tandem.targets.once import run_once
         registry = MemoryRegistry()
         with run_once(registry, registry.small("one"), state=Path(sys.argv[1])) as url:
             os.kill(os.getpid(), signal.SIGKILL)

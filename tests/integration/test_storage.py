@@ -19,8 +19,9 @@ from support.services import require
 from support.stores import azurite_store, emptied, moto
 
 from tandem.errors import Conflict, NotFound, StorageError
-from tandem.release.records import AppRef, ImageRecord, Ledger, ModelRef, now
+from tandem.release.records import AppRef, ImageRecord, Ledger, ModelRef
 from tandem.storage import Store, open_store, transfer
+from tandem.util.clock import now
 
 BUCKET = "tandem-tests"
 BLOCK = 5 * 2**20

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from support.tiny import Tiny
 
-from orchestration.definitions import build_defs
+from tandem.dagster.definitions import build_defs
 
 
 class Way:

@@ -11,7 +11,10 @@ import pytest
 from tandem.dagster import tries
 from tandem.dagster.resources import Tandem
 from tandem.errors import SourceError, StorageError
-from tandem.release import plan, steps
+from tandem.release import plan
+from tandem.release.deploy import deploy
+from tandem.release.drift import drift
+from tandem.release.judging import judge_newest
 
 
 def commit_events(result) -> list[str]:
@@ -227,7 +230,7 @@ def test_a_tick_that_cannot_read_the_store_fails_and_the_next_asks_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(type(way.tiny.project.store), "read", away)
-        for sensor in ("new_model", "new_commit", "truth"):
+        for sensor in ("new_model", "new_commit", "drift"):
             with pytest.raises(StorageError, match="does not answer"):
                 way.tick(sensor)
         with pytest.raises(StorageError, match="does not answer"):
@@ -310,7 +313,7 @@ def test_a_good_model_below_a_refused_newest_one_is_judged_and_packed(way) -> No
     way.tiny.publish(0.98)
     assert way.run("build").success
     good, bad = way.tiny.publish(0.99), way.tiny.publish(0.2)
-    steps.judge_newest_model(way.tiny.project)
+    judge_newest(way.tiny.project)
     tick = way.tick("new_model")
     assert f"model v{good.number} is new" in plan.image(way.tiny.project, bad).reason
     assert tick.run_requests
@@ -390,14 +393,14 @@ def test_a_release_that_is_due_and_failed_is_asked_for_by_the_truth_sensor(way) 
     way.tiny.commit("one")
     way.tiny.publish()
     assert way.run("build").success
-    assert not way.tick("truth").run_requests, "the night has not come yet"
+    assert not way.tick("drift").run_requests, "the night has not come yet"
     request = evaluate_schedule(way)
     run = way.instance.create_run_for_job(
         job_def=way.defs.resolve_job_def("tiny_release"),
         status=dg.DagsterRunStatus.FAILURE,
         tags=request.tags,
     )
-    assert run.run_id[:8] in way.tick("truth").skip_reason.skip_message
+    assert run.run_id[:8] in way.tick("drift").skip_reason.skip_message
     later = datetime.datetime.now(datetime.UTC).timestamp() + 60
     again, _ = tries.request(
         way.instance, way.tiny.app, request.tags["tandem/work"], trigger="a test", now=later
@@ -412,8 +415,8 @@ def test_a_release_that_was_just_put_live_is_not_a_change_by_hand(way) -> None:
     assert way.run("release").success
     way.tiny.publish(0.99)
     assert way.run("image").success
-    steps.go_live(way.tiny.project)
-    assert steps.truth(way.tiny.project) == [], "live, and not recorded yet"
+    deploy(way.tiny.project)
+    assert drift(way.tiny.project) == [], "live, and not recorded yet"
 
 
 def evaluate_schedule(way):
@@ -465,8 +468,8 @@ def as_released(way) -> bool:
 
 
 def look(way) -> list[bool]:
-    """What a tick of the truth sensor reports, reported."""
-    events = way.tick("truth").asset_events
+    """What a tick of the drift sensor reports, reported."""
+    events = way.tick("drift").asset_events
     for event in events:
         assert event.check_name == "as_released"
         way.instance.report_runless_asset_event(event)

@@ -11,7 +11,9 @@ from support.tiny import CHECK
 
 from tandem.dagster.sensors import report_news
 from tandem.model import acceptance
-from tandem.release import plan, steps
+from tandem.release import plan
+from tandem.release.build import build_app
+from tandem.release.record import ask_live
 
 
 def version_of(way) -> dict:
@@ -184,7 +186,7 @@ def test_a_model_with_another_interface_waits_for_the_commit_that_wants_it(way) 
     assert plan.release(way.tiny.project).image is None
     way.tiny.commit("two", model='features = { a = "number", b = "number" }')
     release(way)
-    live = steps.ask_live(way.tiny.project)
+    live = ask_live(way.tiny.project)
     assert live.passed
     record = way.tiny.project.ledger.releases.latest()
     assert (record.model.version, record.app.subject) == (wider.number, "say two")
@@ -208,12 +210,12 @@ def test_a_commit_for_a_model_that_is_not_there_yet_holds_back_no_older_pair(way
 
 def test_what_the_tests_write_where_they_run_is_not_packed(way) -> None:
     clean = way.tiny.commit("one")
-    image = steps.build_app(way.tiny.project, clean).image
+    image = build_app(way.tiny.project, clean).image
     writes = CHECK + '\nopen("app/left_by_the_tests.txt", "w").write("x")\n'
     # Its own report comes last: the exit must not keep it from writing.
     writes = writes.replace("sys.exit(red)\n", "") + "sys.exit(red)\n"
     way.tiny.repository.commit({"check.py": writes}, "tests that write")
-    assert steps.build_app(way.tiny.project).image == image
+    assert build_app(way.tiny.project).image == image
 
 
 def test_what_was_packed_before_there_was_a_key_is_signed_and_goes_live(way, monkeypatch) -> None:

@@ -23,7 +23,14 @@ def registry(repository: str = "tests/small") -> RemoteRegistry:
     return RemoteRegistry(f"{os.environ['REGISTRY']}/{repository}", credentials=login)
 
 
-def small(word: str, *, repository: str = "tests/small", server: str = SERVER, **env: str) -> str:
+def small(
+    word: str,
+    *,
+    repository: str = "tests/small",
+    server: str = SERVER,
+    command: tuple[str, ...] = ("python3", "-m", "small"),
+    **env: str,
+) -> str:
     """Push the small service whose model is that word; returns the image's digest."""
     base_name, _, tag = os.environ["BASE_IMAGE"].rpartition(":")
     base_repository = base_name.partition("/")[2]
@@ -54,7 +61,7 @@ def small(word: str, *, repository: str = "tests/small", server: str = SERVER, *
     image = make_image(
         base, layers,
         env={"PYTHONPATH": "/app", "TANDEM_MODEL": "/model", "PYTHONUNBUFFERED": "1", **env},
-        Cmd=["python3", "-m", "small"], WorkingDir="/app", User="10001:10001",
+        Cmd=list(command), WorkingDir="/app", User="10001:10001",
         ExposedPorts={"8080/tcp": {}},
     )  # fmt: skip
     push(into, image, sources, mount_from=mounts)

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from orchestration.apps import App
-from orchestration.definitions import build_defs
 from support.tiny import Training
+from tandem.dagster.definitions import build_defs
+from tandem.release.app import App
 from tandem.release.project import Gate
 
 
@@ -15,14 +15,14 @@ def _train(parameters: Training, **_: object) -> None:
     raise NotImplementedError
 
 
-defs = build_defs(
-    apps=[
-        App(
-            name="tiny",
-            description="for tests",
-            gate=Gate(metric="accuracy", floor=0.9),
-            training=Training,
-            train=_train,
-        )
-    ]
+APPS = (
+    App(
+        name="tiny",
+        description="for tests",
+        gate=Gate(metric="accuracy", floor=0.9),
+        training=Training,
+        train=_train,
+    ),
 )
+
+defs = build_defs(APPS)

@@ -12,9 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from orchestration.definitions import build_defs
 from support.tiny import Tiny
 from tandem.dagster import recovery
+from tandem.dagster.definitions import build_defs
 from tandem.dagster.release_command import release_needed
 
 ROOT = Path(__file__).resolve().parents[2]

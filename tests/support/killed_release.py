@@ -17,15 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from support.tiny import Tiny
-from tandem.release import steps
+from tandem.release.build import build_app
+from tandem.release.deploy import deploy
+from tandem.release.judging import judge_missing
+from tandem.release.pack import pack
+from tandem.release.pair import choose_pair
 from tandem.release.project import Project
+from tandem.release.prove import prove
+from tandem.release.record import record_release
 
 STEPS: tuple[Callable[[Project], object], ...] = (
-    steps.build_app,
-    steps.judge_newest_model,
-    lambda project: steps.prove(project, steps.pack(project)),
-    steps.go_live,
-    lambda project: steps.record_release(project, trigger="test"),
+    build_app,
+    judge_missing,
+    lambda project: prove(project, pack(project, choose_pair(project))),
+    deploy,
+    lambda project: record_release(project, trigger="test"),
 )
 
 

@@ -147,7 +147,14 @@ class MemoryRegistry:
         }  # fmt: skip
         return str(self.add(json.dumps(manifest).encode(), MANIFEST)["digest"])
 
-    def small(self, word: str, *, python: str = "", server: str = SERVER) -> str:
+    def small(
+        self,
+        word: str,
+        *,
+        python: str = "",
+        server: str = SERVER,
+        command: tuple[str, ...] = ("python3", "-m", "small"),
+    ) -> str:
         """The small service whose model is one word: `crash`, `never` and `wrong` misbehave."""
         python = python or ".".join(platform.python_version_tuple()[:2])
         return self.image(
@@ -156,7 +163,7 @@ class MemoryRegistry:
                 layer({"app/small/__init__.py": "", "app/small/__main__.py": server}),
                 layer({"model/word.txt": word}),
             ],
-            Cmd=["python3", "-m", "small"],
+            Cmd=list(command),
             Env=["PYTHONPATH=/app/lib:/app", "TANDEM_MODEL=/model", "PYTHONDONTWRITEBYTECODE=1",
                  "PATH=/usr/bin:/bin"],
             WorkingDir="/app", User="10001:10001",

@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from orchestration.apps import App
 from support.repositories import Repository
 from tandem import settings as tandem_settings
 from tandem.model.repository import Version, publish
+from tandem.release.app import App
 from tandem.release.project import Gate, Project
 
 SERVICE = '''

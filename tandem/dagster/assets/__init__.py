@@ -4,13 +4,13 @@ one app.
 
 import dagster as dg
 
-from tandem.dagster.app import App
 from tandem.dagster.assets.app_build import app_build_asset
 from tandem.dagster.assets.commit import commit_asset
 from tandem.dagster.assets.deployment import deployment_asset
 from tandem.dagster.assets.image import image_asset
 from tandem.dagster.assets.model import model_asset
 from tandem.dagster.assets.release import release_asset
+from tandem.release.app import App
 
 
 def build_assets(app: App) -> list[dg.AssetsDefinition | dg.AssetSpec]:

@@ -1,14 +1,15 @@
 """The `app_build` asset: one commit, tested in its locked environment, as image layers."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from tandem.dagster import keys, metadata
-from tandem.dagster.app import App
 from tandem.dagster.resources import Tandem
 from tandem.dagster.results import check_result, tell_outcome
-from tandem.release import steps
+from tandem.release.app import App
+from tandem.release.build import build_app, tests_proof
 
 
 class BuildConfig(dg.Config):
@@ -43,10 +44,10 @@ def app_build_asset(app: App) -> dg.AssetsDefinition:
     )
     def app_build(
         context: dg.AssetExecutionContext, config: BuildConfig, tandem: Tandem
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult[Any]]:
         project = tandem.project(app)
-        build = steps.build_app(project, config.commit or None, again=config.test_again)
-        proof = steps.tests_proof(build)
+        build = build_app(project, config.commit or None, again=config.test_again)
+        proof = tests_proof(build)
         if not proof.passed:
             tell_outcome(context, f"red: {proof.summary}")
         yield dg.MaterializeResult(

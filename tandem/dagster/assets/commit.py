@@ -3,7 +3,7 @@
 import dagster as dg
 
 from tandem.dagster import keys
-from tandem.dagster.app import App
+from tandem.release.app import App
 from tandem.source import Commit, Source
 
 

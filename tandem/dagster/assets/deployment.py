@@ -1,11 +1,13 @@
 """The `deployment` asset: the newest proven image, live, asked its golden questions, or undone."""
 
+from typing import Any
+
 import dagster as dg
 
 from tandem.dagster import keys, metadata
-from tandem.dagster.app import App
 from tandem.dagster.resources import Tandem
-from tandem.release import steps
+from tandem.release.app import App
+from tandem.release.deploy import deploy
 
 
 def deployment_asset(app: App) -> dg.AssetsDefinition:
@@ -18,9 +20,9 @@ def deployment_asset(app: App) -> dg.AssetsDefinition:
         kinds={"flask"},
         description="The live service, pinned by digest.",
     )
-    def deployment(context: dg.AssetExecutionContext, tandem: Tandem) -> dg.MaterializeResult:
+    def deployment(context: dg.AssetExecutionContext, tandem: Tandem) -> dg.MaterializeResult[Any]:
         project = tandem.project(app)
-        deployed = steps.go_live(project)
+        deployed = deploy(project)
         return dg.MaterializeResult(
             metadata=metadata.of_deployment(deployed, app, project),
             data_version=dg.DataVersion(deployed.live.digest),

@@ -3,17 +3,21 @@ registry, started and asked before anything may use it.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from tandem.dagster import keys, metadata
-from tandem.dagster.app import App
 from tandem.dagster.assets.model import report_judged
 from tandem.dagster.resources import Tandem
 from tandem.dagster.results import check_result, evaluation, tell_outcome
 from tandem.errors import NothingToPack
-from tandem.release import steps
+from tandem.release.app import App
+from tandem.release.judging import is_judged, judge_missing, judge_newest
+from tandem.release.pack import pack
+from tandem.release.pair import choose_pair
 from tandem.release.project import Project
+from tandem.release.prove import prove
 
 
 def image_asset(app: App) -> dg.AssetsDefinition:
@@ -47,19 +51,20 @@ def image_asset(app: App) -> dg.AssetsDefinition:
     )
     def image(
         context: dg.AssetExecutionContext, tandem: Tandem
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         project = tandem.project(app)
         judge(context, app, project)
+        judge_missing(project)  # of the older ones, where the newest was refused
         before = project.ledger.images.latest()
         try:
-            packed = steps.pack(project, run_id=context.run.run_id)
+            packed = pack(project, choose_pair(project), run_id=context.run.run_id)
         except NothingToPack as problem:
             tell_outcome(context, f"nothing to pack: {problem}")
             return
         if packed.passed_over and before and before.good and before.digest == packed.digest:
             context.log.info("what is new was passed over; image %d stays", before.number)
             return
-        record = steps.prove(project, packed, run_id=context.run.run_id)
+        record = prove(project, packed, run_id=context.run.run_id)
         proof = record.proofs[0]
         if not proof.passed:
             tell_outcome(context, f"image refused: {proof.summary}")
@@ -77,9 +82,9 @@ def image_asset(app: App) -> dg.AssetsDefinition:
 
 def judge(context: dg.AssetExecutionContext, app: App, project: Project) -> None:
     """Judge the newest model where that was not done yet, and say on its page what was found."""
-    if steps.is_judged(project):
+    if is_judged(project):
         return
-    proofs = steps.judge_newest_model(project)
+    proofs = judge_newest(project)
     report_judged(context.instance, app, project)
     for proof in proofs:
         more = metadata.of_judging(project) if proof.name == "good_enough" else {}

@@ -1,46 +1,61 @@
 """The `model` asset: trained here, or published from elsewhere and reported by the sensor."""
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import dagster as dg
 import msgspec
 import pydantic
 
 from tandem.dagster import keys, metadata
-from tandem.dagster.app import App
 from tandem.dagster.resources import Tandem
 from tandem.model.repository import Version
-from tandem.release import steps
+from tandem.release.app import App
+from tandem.release.judging import expect_judging
 from tandem.release.project import Project
+from tandem.release.train import train
+
+DESCRIPTION = "The newest published model version, as a verified package."
 
 
-def model_asset(app: App) -> dg.AssetsDefinition:
-    """Trains, evaluates, packages and publishes the next version; its data version is the package's
-    digest.
+def model_asset(app: App) -> dg.AssetsDefinition | dg.AssetSpec:
+    """The newest version; its data version is the package's digest.
+
+    Trained here where the app has a trainer, else external: the sensor reports what is published.
     """
-    fields = {
-        field.name: (field.type, pydantic.Field(default=field.default))
-        for field in msgspec.structs.fields(app.training)
-    }
-    # The launchpad shows the training's own parameters with their defaults.
-    config_type = pydantic.create_model(f"{app.name.title()}Training", __base__=dg.Config, **fields)
+    if app.train is None or app.training is None:
+        return dg.AssetSpec(
+            keys.key(app, "model"),
+            description=DESCRIPTION,
+            group_name=keys.DATA_SCIENCE,
+            owners=list(app.owners),
+        )
+    return _trained(app, app.train, app.training)
+
+
+def _trained(
+    app: App, trainer: Callable[..., Any], training: type[msgspec.Struct]
+) -> dg.AssetsDefinition:
+    config_type = _launchpad(app.name, training)
 
     @dg.asset(
         key=keys.key(app, "model"),
         group_name=keys.DATA_SCIENCE,
         kinds={"scikitlearn", "onnx"},
         owners=list(app.owners),
-        description="The newest published model version, as a verified package.",
+        description=DESCRIPTION,
     )
     def model(
         context: dg.AssetExecutionContext,
-        config: config_type,
+        config: config_type,  # type: ignore[valid-type]
         tandem: Tandem,
-    ) -> dg.MaterializeResult:
-        parameters = msgspec.convert(config.model_dump(), app.training)
+    ) -> dg.MaterializeResult[Any]:
+        parameters = msgspec.convert(cast("dg.Config", config).model_dump(), training)
         project = tandem.project(app)
-        steps.expect_judging(project)
-        trained = steps.train(
+        expect_judging(project)
+        trained = train(
             project,
-            app.train,
+            trainer,
             parameters,
             publisher=f"dagster run {context.run.run_id}",
         )
@@ -50,6 +65,18 @@ def model_asset(app: App) -> dg.AssetsDefinition:
         )
 
     return model
+
+
+def _launchpad(name: str, training: type[msgspec.Struct]) -> type[dg.Config]:
+    """The training's own parameters with their defaults, as the launchpad shows them."""
+    fields: dict[str, Any] = {
+        field.name: (field.type, pydantic.Field(default=field.default))
+        for field in msgspec.structs.fields(training)
+    }
+    made: type[dg.Config] = pydantic.create_model(
+        f"{name.title()}Training", __base__=dg.Config, **fields
+    )
+    return made
 
 
 def model_event(app: App, version: Version, project: Project) -> dg.AssetMaterialization:

@@ -1,11 +1,13 @@
 """The `release` asset: the numbered record of what went live, and what changed since the last."""
 
+from typing import Any
+
 import dagster as dg
 
 from tandem.dagster import keys, metadata
-from tandem.dagster.app import App
 from tandem.dagster.resources import Tandem
-from tandem.release import steps
+from tandem.release.app import App
+from tandem.release.record import record_release
 
 
 def release_asset(app: App) -> dg.AssetsDefinition:
@@ -17,10 +19,10 @@ def release_asset(app: App) -> dg.AssetsDefinition:
         group_name=keys.RELEASE,
         description="The record: what is live, since when, from which pair, and what it changed.",
     )
-    def release(context: dg.AssetExecutionContext, tandem: Tandem) -> dg.MaterializeResult:
+    def release(context: dg.AssetExecutionContext, tandem: Tandem) -> dg.MaterializeResult[Any]:
         trigger = context.run.tags.get("tandem/trigger", "by hand in the Dagster UI")
         project = tandem.project(app)
-        record = steps.record_release(project, trigger=trigger, run_id=context.run.run_id)
+        record = record_release(project, trigger=trigger, run_id=context.run.run_id)
         # The model's page tells which releases used it.
         context.log_event(
             dg.AssetObservation(

@@ -1,5 +1,4 @@
-"""The few things Tandem asks of a Kubernetes API server, over HTTP, with errors that a person can
-act on.
+"""The few requests that Tandem sends to a Kubernetes API server.
 
 The official client takes 1.3 s to import, which is a good part of a rollout; what is used of the
 API fits here.
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tandem.errors import TargetError
-from tandem.targets.kubernetes.kubeconfig import Cluster
+from tandem.targets.kubernetes.cluster import Cluster
 
 Object = dict[str, Any]
 
@@ -70,10 +69,19 @@ class Api:
         self.patience = patience
         self.requests = 0
         self._watches: set[Any] = set()
-        self._pool = urllib3.PoolManager(
-            ssl_context=cluster.tls, maxsize=8, retries=False,
-            timeout=urllib3.Timeout(connect=5, read=30),
-        )  # fmt: skip
+        shared: dict[str, Any] = {
+            "ssl_context": cluster.tls,
+            "maxsize": 8,
+            "retries": False,
+            "timeout": urllib3.Timeout(connect=5, read=30),
+        }
+        if cluster.server_name:
+            shared["server_hostname"] = cluster.server_name
+        self._pool = (
+            urllib3.ProxyManager(cluster.proxy, **shared)
+            if cluster.proxy
+            else urllib3.PoolManager(**shared)
+        )
 
     def get(self, kind: str, name: str) -> Object | None:
         """One object, or None."""
@@ -85,7 +93,10 @@ class Api:
         return self.send("GET", self._path(kind), query=query, what=("list", kind, ""))
 
     def apply(self, wanted: Object, *, manager: str, force: bool, dry_run: bool = False) -> Object:
-        """Server-side apply. Raises `ApiError` with status 409 on a conflict, unless forced."""
+        """Server-side apply.
+
+        Raises `ApiError` with status 409 on a conflict, unless forced.
+        """
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         query = {"fieldManager": manager, "force": str(force).lower()}
         if dry_run:
@@ -105,14 +116,19 @@ class Api:
         )  # fmt: skip
 
     def replace(self, wanted: Object) -> Object:
-        """The object as given; `ApiError` with status 409 when it is no longer the one read."""
+        """Write the object as given.
+
+        Raises `ApiError` with status 409 when it is no longer the one read.
+        """
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         return self.send("PUT", self._path(kind, name), body=wanted, what=("update", kind, name))
 
-    def merge(self, found: Object, change: Object) -> Object:
-        """The object with what `change` says merged into it; `ApiError` with status 409 when
-        `change` names another resourceVersion than it has."""
-        kind, name = found["kind"], found["metadata"]["name"]
+    def merge(self, live: Object, change: Object) -> Object:
+        """Merge `change` into the object, and return it.
+
+        Raises `ApiError` with status 409 when `change` names another resourceVersion.
+        """
+        kind, name = live["kind"], live["metadata"]["name"]
         return self.send(
             "PATCH", self._path(kind, name), body=change,
             content_type="application/merge-patch+json", what=("patch", kind, name),
@@ -155,8 +171,10 @@ class Api:
     def watch(
         self, kind: str, version: str, ended: threading.Event, **selectors: str
     ) -> Iterator[Object]:
-        """Changes from a resourceVersion on: `{"type", "object"}`; ends when the server says that
-        it has forgotten (410), and then the caller lists again."""
+        """Changes from a resourceVersion on: `{"type", "object"}`.
+
+        Ends when the server has forgotten that version (410): then the caller lists again.
+        """
         while not ended.is_set():
             query = {
                 **{f"{key}Selector": value for key, value in selectors.items()},
@@ -171,6 +189,10 @@ class Api:
                 version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] != "BOOKMARK":
                     yield event
+
+    def close(self) -> None:
+        """Close the connections that are open; the next request opens another."""
+        self._pool.clear()
 
     def hang_up(self) -> None:
         """End the watches that other threads are reading, whose `ended` was set before."""
@@ -248,7 +270,7 @@ class Api:
         content_type: str = "application/json",
         what: tuple[str, str, str],
     ) -> Object:
-        """One request, again for as long as patience lasts when the server cannot take it now."""
+        """One request, repeated while the server cannot take it and patience lasts."""
         url = f"{path}?{urlencode(query)}" if query else path
         data = json.dumps(body).encode() if body is not None else None
         return _decoded(self._send(method, url, data, content_type, self.patience, what))
@@ -290,6 +312,8 @@ class Api:
                 if answer.status == 401 and not renewed:
                     renewed = True
                     self.cluster.forget()
+                    # Connections that are open show the client certificate that was refused.
+                    self.close()
                     continue
                 if answer.status not in (429, 500, 502, 503, 504) or time.monotonic() > end:
                     raise self._refused(answer.status, body, what)
@@ -310,17 +334,17 @@ class Api:
         elif status == 401:
             text = f"the Kubernetes API of {self.cluster.where} does not accept this login"
         else:
-            said = message or f"HTTP {status}"
-            text = f"{verb} {resource}{'/' + name if name else ''}: {said}"
+            reason = message or f"HTTP {status}"
+            text = f"{verb} {resource}{'/' + name if name else ''}: {reason}"
         return ApiError(text, status, body)
 
 
 def _decoded(data: bytes) -> Object:
     try:
-        found = json.loads(data)
+        decoded = json.loads(data)
     except ValueError:
         return {"message": data[:200].decode(errors="replace").strip()}
-    return found if isinstance(found, dict) else {}
+    return decoded if isinstance(decoded, dict) else {}
 
 
 def _reason(problem: BaseException) -> str:

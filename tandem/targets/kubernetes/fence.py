@@ -35,9 +35,9 @@ class Holder(Protocol):
         """Ask the cluster; raises `Superseded` when it is held no longer."""
 
 
-def fence_of(found: Object | None) -> int:
+def fence_of(live: Object | None) -> int:
     """The number of the holder that wrote the object last; 0 where none did."""
-    annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
+    annotations = ((live or {}).get("metadata") or {}).get("annotations") or {}
     text = annotations.get(FENCE, "")
     return int(text) if text.isdecimal() else 0
 
@@ -49,13 +49,15 @@ class Fence:
         self.api = api
         self.holder = holder
 
-    def judge(self, kind: str, found: Object) -> None:
+    def refuse_newer(self, kind: str, live: Object) -> None:
         """Raise `Superseded` when a newer holder wrote the object."""
-        if fence_of(found) > self.holder.number:
-            raise Superseded(f"{kind}/{found['metadata']['name']} was taken by a newer deploy")
+        if fence_of(live) > self.holder.number:
+            raise Superseded(f"{kind}/{live['metadata']['name']} was taken by a newer deploy")
 
     def apply(self, wanted: Object, *, manager: str = MANAGER, force: bool = False) -> Object:
-        """Server-side apply. Raises `ApiError` with causes when others own a field, unless forced.
+        """Server-side apply.
+
+        Raises `ApiError` with causes when others own a field, unless forced.
 
         Only the manager of all else owns the number: two managers would fight for it.
         """
@@ -66,50 +68,52 @@ class Fence:
             self.holder.verify()
             return self.api.apply(wanted, manager=manager, force=force)
 
-        def once(found: Object | None) -> Object:
-            if found is None:
+        def attempt(live: Object | None) -> Object:
+            if live is None:
                 return self._adopt(self._create(wanted, manager), manager)
-            found = self._adopt(found, manager)
-            read = {key: found["metadata"][key] for key in ("resourceVersion", "uid")}
+            live = self._adopt(live, manager)
+            read = {key: live["metadata"][key] for key in ("resourceVersion", "uid")}
             return self.api.apply(_with(wanted, **read), manager=manager, force=force)
 
-        return self._write(kind, name, once)
+        return self._write(kind, name, attempt)
 
     def change(self, kind: str, name: str, make: Callable[[Object], Object | None]) -> None:
-        """Replace an object by what `make` makes of it; nothing where it is not there, or `make`
-        wants no change."""
+        """Replace an object by what `make` makes of it.
 
-        def once(found: Object | None) -> Object:
-            changed = make(found) if found else None
+        Nothing happens where it does not exist, or `make` wants no change.
+        """
+
+        def attempt(live: Object | None) -> Object:
+            changed = make(live) if live else None
             return self.api.replace(changed) if changed else {}
 
-        self._write(kind, name, once)
+        self._write(kind, name, attempt)
 
     def delete(self, kind: str, name: str, *, ours: Callable[[Object], bool]) -> bool:
         """Delete an object that is `ours`; whether there was one."""
         if kind in UNREADABLE:
             self.holder.verify()
             return self.api.delete(kind, name)
-        there = False
+        is_there = False
 
-        def once(found: Object | None) -> Object:
-            nonlocal there
-            there = found is not None and ours(found)
-            if found is not None and there:
-                read = {key: found["metadata"][key] for key in ("resourceVersion", "uid")}
-                there = self.api.delete(kind, name, preconditions=read)
+        def attempt(live: Object | None) -> Object:
+            nonlocal is_there
+            is_there = live is not None and ours(live)
+            if live is not None and is_there:
+                read = {key: live["metadata"][key] for key in ("resourceVersion", "uid")}
+                is_there = self.api.delete(kind, name, preconditions=read)
             return {}
 
-        self._write(kind, name, once)
-        return there
+        self._write(kind, name, attempt)
+        return is_there
 
-    def _write(self, kind: str, name: str, once: Callable[[Object | None], Object]) -> Object:
+    def _write(self, kind: str, name: str, attempt: Callable[[Object | None], Object]) -> Object:
         """Read, judge, write; again from the start when the object changed in between."""
         for _ in range(TRIES):
-            if (found := self.api.get(kind, name)) is not None:
-                self.judge(kind, found)
+            if (live := self.api.get(kind, name)) is not None:
+                self.refuse_newer(kind, live)
             try:
-                return once(found)
+                return attempt(live)
             except ApiError as problem:
                 if problem.status != 409 or problem.causes:
                     raise
@@ -123,22 +127,22 @@ class Fence:
         self.holder.verify()
         return self.api.create(wanted, manager=manager)
 
-    def _adopt(self, found: Object, manager: str) -> Object:
+    def _adopt(self, live: Object, manager: str) -> Object:
         """Own what was created as if it had been applied.
 
         Else a field that is no longer applied would stay.
         """
-        metadata = found["metadata"]
+        metadata = live["metadata"]
         fields = metadata.get("managedFields") or []
         created = {"manager": manager, "operation": "Update"}
         if not any(created.items() <= entry.items() for entry in fields):
-            return found
+            return live
         owned = [
             {**entry, "operation": "Apply"} if created.items() <= entry.items() else entry
             for entry in fields
         ]
         change = {"resourceVersion": metadata["resourceVersion"], "managedFields": owned}
-        return self.api.merge(found, {"metadata": change})
+        return self.api.merge(live, {"metadata": change})
 
 
 def _with(wanted: Object, **metadata: object) -> Object:

@@ -1,60 +1,31 @@
-"""Logging in to a Kubernetes API server: kubeconfig, the service account of a pod, or Azure's
-identity on AKS."""
+"""The cluster that a kubeconfig's context names, or the one that this pod is in."""
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import ssl
-import subprocess
-import tempfile
-import time
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from tandem.errors import SettingError, TargetError
+from tandem.errors import SettingError
+from tandem.targets.kubernetes.cluster import Cluster, Credential, load_pair
+from tandem.targets.kubernetes.credentials import credential_of
 
 IN_CLUSTER = "in-cluster"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-AKS_SERVER = "6dae42f8-4368-4678-94ff-3960e28e3630"
-"""The application that stands for every AKS API server in Microsoft Entra."""
-TOKEN_LIFE = 300.0
-"""Seconds after which a token whose end is not known is asked for again."""
-
-
-class Cluster:
-    """Where an API server is, whom it trusts, and who is asking; tokens are renewed by
-    themselves."""
-
-    def __init__(self, where: str, server: str, tls: ssl.SSLContext, token: Any = None) -> None:
-        self.where = where
-        self.server = server.rstrip("/")
-        self.tls = tls
-        self._token = token
-        self._held = ""
-        self._until = 0.0
-
-    def headers(self) -> dict[str, str]:
-        """The `Authorization` header, where a token is used at all."""
-        if self._token is None:
-            return {}
-        if time.time() > self._until - 60:
-            self._held, until = self._token()
-            self._until = until or time.time() + TOKEN_LIFE
-        return {"Authorization": f"Bearer {self._held}"}
-
-    def forget(self) -> None:
-        """Ask for a new token next time: the server refused the one at hand."""
-        self._until = 0.0
+PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+"""Fields that hold a path, which is meant from where the file is."""
 
 
 def log_in(context: str, environ: Mapping[str, str] | None = None) -> Cluster:
-    """The cluster that a kubeconfig's `context` names, or the one this pod is in for `in-cluster`.
+    """The cluster that a kubeconfig's `context` names.
 
-    Raises `SettingError` when there is no such context.
+    For `in-cluster`, the one that this pod is in.
+
+    Raises `SettingError` when there is no such context, or it asks for what is not supported.
     """
     env = os.environ if environ is None else environ
     if context == IN_CLUSTER:
@@ -63,34 +34,61 @@ def log_in(context: str, environ: Mapping[str, str] | None = None) -> Cluster:
     files = files or [Path(env.get("HOME", "~")).expanduser() / ".kube" / "config"]
     config = _merged(files)
     name = context or config.get("current-context", "")
-    found = config["contexts"].get(name)
-    if found is None:
-        there = ", ".join(sorted(config["contexts"])) or "none"
+    entry = config["contexts"].get(name)
+    if entry is None:
+        known = ", ".join(sorted(config["contexts"])) or "none"
         raise SettingError(
-            f"TANDEM_TARGET: there is no Kubernetes context {name!r}; there is: {there} "
+            f"TANDEM_TARGET: there is no Kubernetes context {name!r}; there is: {known} "
             f"(or {IN_CLUSTER}, inside a pod)"
         )
-    cluster = config["clusters"].get(found.get("cluster"), {})
-    user = config["users"].get(found.get("user"), {})
-    tls = ssl.create_default_context(cadata=_text(cluster, "certificate-authority"))
+    cluster = config["clusters"].get(entry.get("cluster"), {})
+    user = config["users"].get(entry.get("user"), {})
+    authority = _text(cluster, "certificate-authority")
+    tls = ssl.create_default_context(cadata=authority)
     if cluster.get("insecure-skip-tls-verify"):
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE
     certificate, key = _text(user, "client-certificate"), _text(user, "client-key")
     if certificate and key:
-        _load_pair(tls, certificate, key)
-    return Cluster(f"context {name}", cluster.get("server", ""), tls, _token_of(user, env))
+        load_pair(tls, certificate, key)
+    return Cluster(
+        f"context {name}",
+        cluster.get("server", ""),
+        tls,
+        credential_of(user, _exec_cluster(cluster, authority), env),
+        proxy=_proxy(cluster),
+        server_name=cluster.get("tls-server-name") or "",
+    )
+
+
+def _proxy(cluster: Mapping[str, Any]) -> str:
+    url = str(cluster.get("proxy-url") or "")
+    scheme = urlsplit(url).scheme
+    if url and scheme not in ("http", "https"):
+        raise SettingError(
+            f"KUBECONFIG: a proxy-url of {scheme or 'no'} scheme is not supported; "
+            "expected http:// or https://"
+        )
+    return url
+
+
+def _exec_cluster(cluster: Mapping[str, Any], authority: str | None) -> dict[str, Any]:
+    """The entry as a login program gets it that asks for it (`provideClusterInfo`)."""
+    names = ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
+    info = {name: cluster[name] for name in names if cluster.get(name)}
+    if authority:
+        info["certificate-authority-data"] = base64.b64encode(authority.encode()).decode()
+    return info
 
 
 def _merged(files: list[Path]) -> dict[str, Any]:
     """Several kubeconfig files as one; what comes first wins, as kubectl has it."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     merged: dict[str, Any] = {"clusters": {}, "users": {}, "contexts": {}}
     for file in files:
         try:
-            config = yaml.load(file.read_text(), loader) or {}  # noqa: S506 - it is a safe one
+            config = yaml.safe_load(file.read_text()) or {}
         except FileNotFoundError:
             continue
         except (OSError, yaml.YAMLError) as problem:
@@ -99,13 +97,7 @@ def _merged(files: list[Path]) -> dict[str, Any]:
         for kind, inner in (("clusters", "cluster"), ("users", "user"), ("contexts", "context")):
             for entry in config.get(kind) or []:
                 body = dict(entry.get(inner) or {})
-                # Paths in it are meant from where it is.
-                for field in (
-                    "certificate-authority",
-                    "client-certificate",
-                    "client-key",
-                    "tokenFile",
-                ):
+                for field in PATHS:
                     if body.get(field):
                         body[field] = str(file.parent / body[field])
                 merged[kind].setdefault(entry.get("name"), body)
@@ -123,75 +115,6 @@ def _text(entry: Mapping[str, Any], field: str) -> str | None:
     return None
 
 
-def _load_pair(tls: ssl.SSLContext, certificate: str, key: str) -> None:
-    # OpenSSL reads them from a file only; it is ours alone and gone before anything is sent.
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-        file.write(f"{certificate}\n{key}")
-        file.flush()
-        try:
-            tls.load_cert_chain(file.name)
-        except ssl.SSLError as problem:
-            raise SettingError(f"KUBECONFIG: the client certificate is no use: {problem}") from None
-
-
-def _token_of(user: Mapping[str, Any], env: Mapping[str, str]) -> Any:
-    """What gives a token and the second at which it ends (0: unknown); None without tokens."""
-    if token := user.get("token"):
-        return lambda: (token, time.time() + 10 * 365 * 86400)
-    if file := user.get("tokenFile"):
-        return lambda: (Path(file).read_text().strip(), 0.0)
-    if plugin := user.get("exec"):
-        program = Path(plugin.get("command", "")).name
-        if program == "kubelogin":
-            return lambda: _azure_token(plugin)
-        return lambda: _plugin_token(plugin, env)
-    return None
-
-
-def _azure_token(plugin: Mapping[str, Any]) -> tuple[str, float]:
-    """A token for AKS from azure-identity, as kubelogin would get it: workload identity in a pod,
-    a managed identity, the environment, or `az login`."""
-    from azure.core.exceptions import AzureError
-    from azure.identity import DefaultAzureCredential
-
-    words = list(plugin.get("args") or [])
-    server = words[words.index("--server-id") + 1] if "--server-id" in words[:-1] else AKS_SERVER
-    try:
-        token = DefaultAzureCredential().get_token(f"{server}/.default")
-    except AzureError as problem:
-        raise TargetError(
-            f"no Azure login for the Kubernetes API: {str(problem).splitlines()[0]}; "
-            "`az login`, or give the pod a workload identity"
-        ) from None
-    return token.token, float(token.expires_on)
-
-
-def _plugin_token(plugin: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, float]:
-    """A token from a credential plugin (client.authentication.k8s.io)."""
-    argv = [plugin.get("command", ""), *(plugin.get("args") or [])]
-    more = {pair["name"]: pair["value"] for pair in plugin.get("env") or []}
-    ask: dict[str, Any] = {
-        "apiVersion": plugin.get("apiVersion"),
-        "kind": "ExecCredential",
-        "spec": {},
-    }
-    try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=60,
-            env={**env, **more, "KUBERNETES_EXEC_INFO": json.dumps(ask)},
-        )  # fmt: skip
-        status = json.loads(done.stdout)["status"]
-        ends = status.get("expirationTimestamp")
-        until = datetime.fromisoformat(ends.replace("Z", "+00:00")).timestamp() if ends else 0.0
-        return str(status["token"]), until
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
-        # Never what it printed: that may be the token.
-        raise TargetError(
-            f"KUBECONFIG: the login program {argv[0]} gave no token; "
-            f"{plugin.get('installHint') or 'run `kubectl get pods` to see why'}"
-        ) from None
-
-
 def _in_cluster(env: Mapping[str, str]) -> Cluster:
     host, port = env.get("KUBERNETES_SERVICE_HOST"), env.get("KUBERNETES_SERVICE_PORT", "443")
     account = Path(env.get("TANDEM_SERVICE_ACCOUNT", ACCOUNT))
@@ -203,6 +126,8 @@ def _in_cluster(env: Mapping[str, str]) -> Cluster:
     tls = ssl.create_default_context(cafile=str(account / "ca.crt"))
     # The kubelet replaces the file before its token ends.
     return Cluster(
-        IN_CLUSTER, f"https://{host}:{port}", tls,
-        lambda: ((account / "token").read_text().strip(), 0.0),
-    )  # fmt: skip
+        IN_CLUSTER,
+        f"https://{host}:{port}",
+        tls,
+        lambda: Credential(token=(account / "token").read_text().strip()),
+    )

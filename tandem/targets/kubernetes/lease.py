@@ -1,5 +1,6 @@
-"""One deploy at a time on a cluster: a Lease that its holder renews, and that anyone may take
-once it is not.
+"""One deploy at a time on a cluster: a Lease that its holder renews.
+
+Anyone may take it once it is not renewed.
 
 Each time it is taken, `leaseTransitions` goes up, in the same write: that is the holder's number
 (see `fence.py`). The Lease is therefore never deleted.
@@ -48,16 +49,16 @@ class Lease:
 
     def __enter__(self) -> Lease:
         # The clocks of two machines differ: what counts is how long we saw no renewal.
-        seen, since, said = "", time.monotonic(), ""
+        seen, since, reported = "", time.monotonic(), ""
         end = time.monotonic() + WAIT
         while not self._take(seen if time.monotonic() - since > DURATION else None):
             spec = self._held.get("spec") or {}
             if (renewed := f"{spec.get('holderIdentity')} {spec.get('renewTime')}") != seen:
                 seen, since = renewed, time.monotonic()
             holder = spec.get("holderIdentity") or ""
-            if holder and holder != said:
+            if holder and holder != reported:
                 self._progress(f"waiting for another deploy, by {_readable(holder)}")
-                said = holder
+                reported = holder
             if time.monotonic() > end:
                 raise TargetError(f"Lease/{self.name}: {holder} has held it for {WAIT:.0f} s")
             time.sleep(0.3)
@@ -87,25 +88,25 @@ class Lease:
 
         A Lease that a person deleted, and that nobody has taken since, was not taken.
         """
-        found = self.api.get("Lease", self.name)
-        if found is None:
+        lease = self.api.get("Lease", self.name)
+        if lease is None:
             return
-        spec = found.get("spec") or {}
+        spec = lease.get("spec") or {}
         if (spec.get("holderIdentity"), spec.get("leaseTransitions")) != (self.me, self.number):
             self._lost = spec.get("holderIdentity") or NOBODY
             self.check()
 
     def _take(self, expired: str | None) -> bool:
-        """Try once; `expired` is the holder and renewal that nobody renewed for long enough."""
-        found = self.api.get("Lease", self.name)
+        """Try once; `expired` names the holder and renewal that went stale."""
+        lease = self.api.get("Lease", self.name)
         try:
-            if found is None:
+            if lease is None:
                 number = self._next(0)
                 self._held = self.api.create(self._body(self.me, {}, number))
                 self.number = number
                 return True
-            self._held = found
-            spec = found.get("spec") or {}
+            self._held = lease
+            spec = lease.get("spec") or {}
             holder = spec.get("holderIdentity") or ""
             last = spec.get("leaseTransitions") or 0
             if holder == self.me:
@@ -116,7 +117,7 @@ class Lease:
             if holder and not stale and not is_dead(holder):
                 return False
             number = self._next(last)
-            self._held = self.api.replace(self._body(self.me, found, number))
+            self._held = self.api.replace(self._body(self.me, lease, number))
             self.number = number
             return True
         except ApiError as problem:
@@ -125,15 +126,17 @@ class Lease:
             raise
 
     def _next(self, last: int) -> int:
-        """A number above the Lease's `last` and above any on what is there: a person may have
-        deleted the Lease, and an earlier edition wrote none into it."""
-        # Each holder writes its record before anything else; the Deployment may outlive a record.
-        found = (self.api.get("ConfigMap", self.name), self.api.get("Deployment", self.app))
-        return max(last, *map(fence_of, found)) + 1
+        """A number above the Lease's `last` and above any on what is there.
 
-    def _body(self, holder: str, found: Object, number: int) -> Object:
+        A person may have deleted the Lease, and an earlier edition wrote none into it.
+        """
+        # Each holder writes its record before anything else; the Deployment may outlive a record.
+        numbered = (self.api.get("ConfigMap", self.name), self.api.get("Deployment", self.app))
+        return max(last, *map(fence_of, numbered)) + 1
+
+    def _body(self, holder: str, lease: Object, number: int) -> Object:
         metadata = {"name": self.name, "namespace": self.api.namespace}
-        if version := (found.get("metadata") or {}).get("resourceVersion"):
+        if version := (lease.get("metadata") or {}).get("resourceVersion"):
             # Replaces what was read, or nothing.
             metadata["resourceVersion"] = version
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -155,27 +158,32 @@ class Lease:
                 if problem.status != 409:
                     continue
                 try:
-                    found = self.api.get("Lease", self.name) or {}
+                    lease = self.api.get("Lease", self.name) or {}
                 except TargetError:
                     continue
-                holder = (found.get("spec") or {}).get("holderIdentity") or NOBODY
+                holder = (lease.get("spec") or {}).get("holderIdentity") or NOBODY
                 if holder != self.me:
                     self._lost = holder
                     return
-                self._held = found
+                self._held = lease
             except TargetError:
                 continue
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder is known to be no more; of another machine or container nothing is known,
-    and its Lease is waited for."""
+    """Whether the holder is known to have ended.
+
+    Of another machine or container nothing is known: its Lease is waited for.
+    """
     words = holder.split()
     return len(words) == 3 and processes.alive(words[1]) is False
 
 
 def is_on(api: Api, app: str) -> bool:
-    """Whether a deploy seems to be on; by the clocks of two machines, so only for what is shown."""
+    """Whether a deploy seems to be on, for showing.
+
+    It compares the clocks of two machines, so nothing is decided by it.
+    """
     spec = (api.get("Lease", f"{app}-{MANAGER}") or {}).get("spec") or {}
     holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
     if not (holder and renewed) or is_dead(holder):

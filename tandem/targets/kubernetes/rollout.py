@@ -1,5 +1,4 @@
-"""Waiting for a Deployment as kubectl does, saying what it waits for, and stopping early at what
-cannot heal."""
+"""Waiting for a Deployment as kubectl does, and no longer for what cannot heal."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,12 +13,13 @@ import msgspec
 from tandem.errors import ImageFault, TargetError
 from tandem.targets.kubernetes.api import Api
 from tandem.targets.kubernetes.manifests import RELEASE, Object
+from tandem.targets.kubernetes.pods import evidence, is_ready
+from tandem.targets.kubernetes.timeline import Timeline
 
 LOOK = 5.0
 """Seconds without news after which the Deployment is read: a watch may have gone silent."""
 UNSCHEDULABLE = 30.0
 """Seconds a pod may wait for a node: time for an autoscaler to say that it makes one."""
-LOG_LINES = 12
 KILLED = (137, 143)
 """What a container exits with after SIGKILL and SIGTERM."""
 REVISION = "deployment.kubernetes.io/revision"
@@ -31,9 +30,11 @@ CANNOT_START = {"InvalidImageName", "CreateContainerConfigError", "CreateContain
                 "ErrImageNeverPull", "RunContainerError"}  # fmt: skip
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """How far a rollout is: `waiting_for` is empty when it is whole, `stopped` says why it
-    cannot be."""
+class RolloutStatus(msgspec.Struct, frozen=True):
+    """How far a rollout is.
+
+    `waiting_for` is empty when it is whole, `stopped` says why it cannot be.
+    """
 
     waiting_for: str = ""
     stopped: str = ""
@@ -49,27 +50,29 @@ class Stuck(msgspec.Struct, frozen=True):
     """`ImageFault` where it is the image's."""
 
 
-def judge(deployment: Object) -> Verdict:
-    """What `kubectl rollout status` says
-    (k8s.io/kubectl/pkg/polymorphichelpers/rollout_status.go)."""
+def status_of(deployment: Object) -> RolloutStatus:
+    """What `kubectl rollout status` says.
+
+    The rule is that of k8s.io/kubectl/pkg/polymorphichelpers/rollout_status.go.
+    """
     wanted = deployment["spec"].get("replicas", 1)
     status = deployment.get("status") or {}
     if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
-        return Verdict("the controller to see it")
+        return RolloutStatus("the controller to see it")
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "ProgressDeadlineExceeded":
-            return Verdict(stopped="it made no progress within its deadline")
+            return RolloutStatus(stopped="it made no progress within its deadline")
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return Verdict(stopped=f"pods cannot be made: {condition.get('message', '')}")
+            return RolloutStatus(stopped=f"pods cannot be made: {condition.get('message', '')}")
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
     available = status.get("availableReplicas", 0)
     if updated < wanted:
-        return Verdict(f"{updated} of {wanted} new pods made")
+        return RolloutStatus(f"{updated} of {wanted} new pods made")
     if total > updated:
-        return Verdict(f"{total - updated} old pods to go")
+        return RolloutStatus(f"{total - updated} old pods to go")
     if available < updated:
-        return Verdict(f"{available} of {updated} new pods available")
-    return Verdict()
+        return RolloutStatus(f"{available} of {updated} new pods available")
+    return RolloutStatus()
 
 
 def stuck(pods: Iterable[Object], ours: str) -> Stuck | None:
@@ -97,7 +100,7 @@ def stuck(pods: Iterable[Object], ours: str) -> Stuck | None:
 
 
 def unschedulable(pods: Iterable[Object], ours: str) -> tuple[str, str] | None:
-    """A pod of that template hash for which there is no node, and what the scheduler says."""
+    """A pod of that template hash without a node, and what the scheduler says."""
     for pod in pods:
         for condition in (pod.get("status") or {}).get("conditions") or []:
             if condition.get("reason") == "Unschedulable" and _is_of(pod, ours):
@@ -117,7 +120,7 @@ class Revisions:
         self._known: tuple[tuple[str, int, str], str] | None = None
 
     def hash_of(self, deployment: Object) -> str:
-        """The `pod-template-hash` of the pods it makes now; empty until the controller has seen it.
+        """The `pod-template-hash` of its pods; empty until the controller has seen it.
 
         Its ReplicaSet of the same revision has it; asked once for each revision.
         """
@@ -128,8 +131,12 @@ class Revisions:
             return ""
         key = (metadata["uid"], metadata["generation"], revision)
         if self._known is None or self._known[0] != key:
-            found = self.api.list("ReplicaSet", label=f"app.kubernetes.io/instance={self.app}")
-            hashes = [one["metadata"]["labels"][HASH] for one in found["items"] if _owns(key, one)]
+            listed = self.api.list("ReplicaSet", label=f"app.kubernetes.io/instance={self.app}")
+            hashes = [
+                replica_set["metadata"]["labels"][HASH]
+                for replica_set in listed["items"]
+                if _owns(key, replica_set)
+            ]
             if not hashes:
                 return ""
             self._known = (key, hashes[0])
@@ -155,7 +162,7 @@ def _pull_message(message: str) -> str:
 
 
 def _fault(container: Object) -> type[TargetError]:
-    """Whose fault it is that a container ended: killed by others, or by what it did itself."""
+    """Whose fault it is that a container ended: its own, or of what killed it."""
     last = (container.get("lastState") or {}).get("terminated") or {}
     killed = last.get("exitCode") in KILLED and last.get("reason") != "OOMKilled"
     return TargetError if killed else ImageFault
@@ -166,28 +173,6 @@ def _code(container: Object) -> str:
     if last.get("reason") == "OOMKilled":
         return " (out of memory)"
     return f" (exit code {last['exitCode']})" if "exitCode" in last else ""
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """One line of a rollout's timeline; `second` since it began."""
-
-    second: float
-    what: str
-
-
-class Timeline:
-    """What happened when, told as it happens."""
-
-    def __init__(self, progress: Callable[[str], None]) -> None:
-        self.began = time.monotonic()
-        self.moments: list[Moment] = []
-        self._progress = progress
-
-    def say(self, what: str) -> None:
-        """One more line, unless it is the last one again."""
-        if not self.moments or self.moments[-1].what != what:
-            self.moments.append(Moment(round(time.monotonic() - self.began, 2), what))
-            self._progress(what)
 
 
 def wait(
@@ -226,12 +211,15 @@ def wait(
 def _follow(
     api: Api, kind: str, chosen: dict[str, str], news: queue.Queue[Any], ended: threading.Event
 ) -> None:
-    """List, then watch, for ever: each list replaces what was known, each event one object."""
+    """List, then watch, until ended.
+
+    Each list replaces what was known, each event one object.
+    """
     while not ended.is_set():
         try:
-            found = api.list(kind, **chosen)
-            news.put((f"all {kind}", found["items"]))
-            for event in api.watch(kind, found["metadata"]["resourceVersion"], ended, **chosen):
+            listed = api.list(kind, **chosen)
+            news.put((f"all {kind}", listed["items"]))
+            for event in api.watch(kind, listed["metadata"]["resourceVersion"], ended, **chosen):
                 news.put((f"{event['type']} {kind}", event["object"]))
         except TargetError as problem:
             news.put(("error", problem))
@@ -250,47 +238,45 @@ def _watch(
     end = time.monotonic() + deadline + 15
     while True:
         try:
-            what, found = news.get(timeout=LOOK)
+            what, seen = news.get(timeout=LOOK)
         except queue.Empty:
-            what, found = "MODIFIED Deployment", api.get("Deployment", app)
-            if found is None:
+            what, seen = "MODIFIED Deployment", api.get("Deployment", app)
+            if seen is None:
                 what = "DELETED Deployment"
         if what == "error":
-            raise found
+            raise seen
         if what == "DELETED Deployment":
             raise TargetError(f"Deployment/{app} was deleted by somebody")
         if what == "all Pod":
-            pods = {pod["metadata"]["name"]: pod for pod in found}
+            pods = {pod["metadata"]["name"]: pod for pod in seen}
         elif what == "DELETED Pod":
-            pods.pop(found["metadata"]["name"], None)
+            pods.pop(seen["metadata"]["name"], None)
         elif what.endswith("Pod"):
-            pods[found["metadata"]["name"]] = found
+            pods[seen["metadata"]["name"]] = seen
         elif what == "all Deployment":
-            deployment = found[0] if found else deployment
+            deployment = seen[0] if seen else deployment
         else:
-            deployment = found
+            deployment = seen
         if deployment is None:
             continue
         still_ours(deployment)
         template = deployment["spec"]["template"]["metadata"].get("annotations") or {}
         if template.get(RELEASE) != str(release):
             raise TargetError(f"Deployment/{app} was changed by somebody during the rollout")
-        verdict = judge(deployment)
+        status = status_of(deployment)
         ours = revisions.hash_of(deployment)
-        if not verdict.waiting_for and not verdict.stopped:
-            mine = [pod for pod in pods.values() if _is_of(pod, ours) and _ready(pod)]
+        if not status.waiting_for and not status.stopped:
+            mine = [pod for pod in pods.values() if _is_of(pod, ours) and is_ready(pod)]
             if len(mine) >= deployment["spec"].get("replicas", 1):
                 return mine
-            verdict = Verdict("the pods to be seen ready")
+            status = RolloutStatus("the pods to be seen ready")
         if found_stuck := stuck(pods.values(), ours):
             raise found_stuck.fault(
                 f"{found_stuck.why}{evidence(api, found_stuck.pod, found_stuck.restarted)}"
             )
-        if verdict.stopped:
-            unready = next((n for n, p in pods.items() if _is_of(p, ours) and not _ready(p)), "")
-            raise TargetError(
-                f"{verdict.stopped}{evidence(api, unready, False) if unready else ''}"
-            )
+        if status.stopped:
+            unready = next((n for n, p in pods.items() if _is_of(p, ours) and not is_ready(p)), "")
+            raise TargetError(f"{status.stopped}{evidence(api, unready, False) if unready else ''}")
         if no_node := unschedulable(pods.values(), ours):
             no_node_since = no_node_since or time.monotonic()
             if time.monotonic() - no_node_since > UNSCHEDULABLE:
@@ -298,22 +284,16 @@ def _watch(
             timeline.say(f"waiting for a node for {no_node[0]}: {no_node[1]}")
         else:
             no_node_since = 0.0
-            timeline.say(f"waiting for {verdict.waiting_for}{_phases(pods.values(), ours)}")
+            timeline.say(f"waiting for {status.waiting_for}{_phases(pods.values(), ours)}")
         if time.monotonic() > end:
-            raise TargetError(f"still waiting for {verdict.waiting_for} after {deadline:.0f} s")
-
-
-def _ready(pod: Object) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return is_ready and not pod["metadata"].get("deletionTimestamp")
+            raise TargetError(f"still waiting for {status.waiting_for} after {deadline:.0f} s")
 
 
 def _phases(pods: Iterable[Object], ours: str) -> str:
     """What the new pods that are not ready are at."""
     at = []
     for pod in pods:
-        if _is_of(pod, ours) and not _ready(pod) and not pod["metadata"].get("deletionTimestamp"):
+        if _is_of(pod, ours) and not is_ready(pod) and not pod["metadata"].get("deletionTimestamp"):
             containers = (pod.get("status") or {}).get("containerStatuses") or [{}]
             waiting = (containers[0].get("state") or {}).get("waiting") or {}
             running = (containers[0].get("state") or {}).get("running")
@@ -321,48 +301,3 @@ def _phases(pods: Iterable[Object], ours: str) -> str:
                 waiting.get("reason") or ("running, not ready yet" if running else "scheduling")
             )
     return f" ({', '.join(sorted(set(at)))})" if at else ""
-
-
-def evidence(api: Api, pod: str, restarted: bool) -> str:
-    """The pod's last log lines and its warnings, to end an error with."""
-    log = api.log(pod, lines=LOG_LINES, previous=restarted) or (
-        api.log(pod, lines=LOG_LINES, previous=False) if restarted else ""
-    )
-    warnings = [line for line in events(api, pod) if line.startswith("Warning")]
-    text = f"; pod {pod}"
-    if log:
-        text += f" logged last:\n{log}"
-    if warnings:
-        text += ("\n" if log else " ") + "events:\n" + "\n".join(warnings[-5:])
-    return text
-
-
-def events(api: Api, name: str) -> list[str]:
-    """What the cluster noted about one object, oldest first; empty where that may not be read."""
-    try:
-        found = api.list("Event", field=f"involvedObject.name={name}")["items"]
-    except TargetError:
-        return []
-    found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-    return [
-        f"{e.get('type', '')} {e.get('reason', '')}: {' '.join((e.get('message') or '').split())}"
-        + (f" (x{e['count']})" if e.get("count", 1) > 1 else "")
-        for e in found
-    ]
-
-
-def describe(pod: Object) -> dict[str, Any]:
-    """A pod for a table: age in seconds."""
-    status = pod.get("status") or {}
-    containers = status.get("containerStatuses") or [{}]
-    made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-    annotations = pod["metadata"].get("annotations") or {}
-    return {
-        "name": pod["metadata"]["name"],
-        "release": int(annotations.get(RELEASE) or 0),
-        "ready": _ready(pod),
-        "restarts": containers[0].get("restartCount", 0),
-        "age": int((datetime.now(UTC) - made).total_seconds()),
-        "node": pod["spec"].get("nodeName", ""),
-        "ending": bool(pod["metadata"].get("deletionTimestamp")),
-    }

@@ -1,53 +1,43 @@
-"""The embedded default: the image unpacked, and its command run as a process on a bare
-environment of this Python."""
+"""`process:`, the default: an image's command as a process of this machine.
+
+The image is unpacked and its command run on a bare environment of this Python.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import msgspec
 
 from tandem.errors import ImageFault, TandemError, TargetError
 from tandem.oci import Registry
-from tandem.service import client
-from tandem.targets import DeployRequest, Say
 from tandem.targets.local import rootfs
-from tandem.targets.local.bluegreen import (
-    HOST,
-    BlueGreen,
-    Instance,
-    PortLost,
+from tandem.targets.local.bluegreen import BlueGreen
+from tandem.targets.local.children import (
     Process,
     end_process,
     exit_code,
-    free_port,
-    is_free,
-    judged_by_its_end,
     known,
-    now,
     process_alive,
     remember,
-    tail,
     terminate,
-    write_atomically,
 )
+from tandem.targets.local.ports import HOST, is_free
+from tandem.targets.local.runner import DRAIN_SECONDS, LOG_LINES, TAKEN, PortLost
+from tandem.targets.local.state import Instance
+from tandem.targets.protocol import DeployRequest, Say
 from tandem.util.venv import bare_python
 
 TOKEN = "TANDEM_INSTANCE"  # noqa: S105 - a name to find a process by, not a secret
-DRAIN_SECONDS = "2"
-"""For the service, unless the request says otherwise: no load balancer has to notice anything
-here."""
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 """What ends a process that did nothing wrong: the machine that is out of memory or is stopped, a
 person."""
-TAKEN = "address already in use"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -65,7 +55,7 @@ def process_target(port: int, *, state: Path) -> BlueGreen:
 
 
 class ProcessRunner:
-    """Runs an image's command on this machine's kernel and this Python, in a session of its own."""
+    """Runs an image's command on this machine's Python, in a session of its own."""
 
     scheme = "process"
 
@@ -74,7 +64,9 @@ class ProcessRunner:
 
     def prepare(self, request: DeployRequest, progress: Say) -> Prepared:
         """Unpack what is not unpacked yet, and work out what to start."""
-        return prepare(request.registry, request.digest, self.state, progress)
+        return prepare(
+            request.registry, request.digest, self.state, progress, command=request.command
+        )
 
     def start(self, instance: Instance, prepared: Prepared) -> Instance:
         """Start it in a session of its own, so that it outlives this process."""
@@ -129,8 +121,7 @@ class ProcessRunner:
                 terminate(process)
 
     def kill(self, instance: Instance) -> None:
-        """SIGKILL to all its processes, known by the session they are in or by the token in
-        their environment."""
+        """SIGKILL to all its processes, known by their session or by their token."""
         if instance.process and process_alive(instance.process):
             # Its process group is certainly its own as long as its leader is there.
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -164,16 +155,23 @@ def _is_of_image(problem: OSError, prepared: Prepared) -> bool:
     What this machine lacks, its Python or the unpacked folder, it may have later.
     """
     ours = str(Path(prepared.argv[0]).parent) == prepared.env["PATH"].split(":")[0]
-    there = Path(prepared.folder).is_dir()
-    return isinstance(problem, FileNotFoundError | PermissionError) and there and not ours
+    is_unpacked = Path(prepared.folder).is_dir()
+    return isinstance(problem, FileNotFoundError | PermissionError) and is_unpacked and not ours
 
 
-def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prepared:
-    """Unpack the image under `state`, translate its command, environment and folder to this
-    machine's paths."""
+def prepare(
+    registry: Registry,
+    digest: str,
+    state: Path,
+    progress: Say,
+    *,
+    command: tuple[str, ...] = (),
+) -> Prepared:
+    """Unpack the image; its command (or `command`) in this machine's paths."""
     config = rootfs.read_image(registry, digest)
     where = registry.reference(digest)
-    if not config.command:
+    argv = command or config.command
+    if not argv:
         raise ImageFault(f"{where} names no command to start")
     rootfs.check_python(config, where=where)
     root = rootfs.compose(registry, digest, config, state, progress=progress)
@@ -186,7 +184,7 @@ def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prep
     # machine's Python.
     env["PATH"] = f"{venv / 'bin'}:{SYSTEM_PATH}"
     env.setdefault("LANG", "C.UTF-8")
-    program, *arguments = config.command
+    program, *arguments = argv
     if Path(program).name.rstrip("0123456789.") == "python":
         program = str(venv / "bin" / "python3")
     else:
@@ -199,88 +197,9 @@ def prepare(registry: Registry, digest: str, state: Path, progress: Say) -> Prep
     )
 
 
-@contextlib.contextmanager
-def run_process_once(
-    registry: Registry, digest: str, *, state: Path, env: Mapping[str, str], deadline: float
-) -> Iterator[str]:
-    """The image as a process of this context; see `run_once`."""
-    runner = ProcessRunner(state)
-    runner.sweep()
-    prepared = prepare(registry, digest, runner.state, lambda line: None)
-
-    def started() -> contextlib.AbstractContextManager[str]:
-        return _started(runner, registry.reference(digest), digest, prepared, env, deadline)
-
-    with contextlib.ExitStack() as stack:
-        try:
-            url = stack.enter_context(started())
-        except PortLost:
-            url = stack.enter_context(started())
-        yield url
-
-
-@contextlib.contextmanager
-def _started(
-    runner: ProcessRunner, reference: str, digest: str, prepared: Prepared,
-    env: Mapping[str, str], deadline: float,
-) -> Iterator[str]:  # fmt: skip
-    folder = runner.state / "once"
-    token = secrets.token_hex(8)
-    instance = Instance(
-        token=token,
-        digest=digest,
-        reference=reference,
-        release=0,
-        env=dict(env),
-        port=free_port(),
-        started=now(),
-        log=str(folder / f"{token}.log"),
-        owner=known(os.getpid()),
-    )
-    record = folder / f"{token}.json"
-    write_atomically(record, msgspec.json.encode(instance))
-    try:
-        instance = runner.start(instance, prepared)
-        write_atomically(record, msgspec.json.encode(instance))
-        with _ends_with_us(instance):
-            url = f"http://{HOST}:{instance.port}"
-            try:
-                client.wait_ready(url, deadline, lambda: runner.ended(instance))
-            except TargetError as problem:
-                said = runner.log_tail(instance)
-                raise type(problem)(
-                    f"{reference} does not start: {problem}"
-                    + (f"; its last log lines:\n{said}" if said else "; it logged nothing")
-                ) from None
-            with judged_by_its_end(lambda: runner.ended(instance)):
-                yield url
-    finally:
-        runner.kill(instance)
-        record.unlink(missing_ok=True)
-        Path(instance.log).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _ends_with_us(instance: Instance) -> Iterator[None]:
-    """A shell that waits for this process to let go of a pipe, and then kills the instance."""
-    group = instance.process.pid if instance.process else 0
-    guard = subprocess.Popen(
-        ["/bin/sh", "-c", f"read _; kill -9 -{group}"],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={},
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        # Ended before the instance is, so that it can never hit another group of that number.
-        guard.kill()
-        guard.wait()
-        cast(IO[bytes], guard.stdin).close()
-
-
 def _sweep(runner: ProcessRunner, folder: Path) -> list[str]:
     """Stop what a killed check left running; a line each."""
-    said = []
+    done = []
     for record in folder.glob("*.json"):
         try:
             instance = msgspec.json.decode(record.read_bytes(), type=Instance)
@@ -290,18 +209,31 @@ def _sweep(runner: ProcessRunner, folder: Path) -> list[str]:
             runner.kill(instance)
             record.unlink(missing_ok=True)
             Path(instance.log).unlink(missing_ok=True)
-            said.append(f"a check of {instance.reference} was cut off: stopped it")
-    return said
+            done.append(f"a check of {instance.reference} was cut off: stopped it")
+    return done
 
 
 def _of_token(token: str) -> list[Process]:
-    """The processes that were started with that token: for an instance whose process was not
-    written down."""
+    """The processes that were started with that token.
+
+    For an instance whose process was not written down.
+    """
     import psutil
 
-    found = []
+    ours = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(TOKEN) == token:
-                found.append(known(process.pid))
-    return found
+                ours.append(known(process.pid))
+    return ours
+
+
+def tail(path: Path, lines: int = LOG_LINES) -> str:
+    """The last lines of a log file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 8192))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,5 +1,4 @@
-"""The stable port of a blue/green target: passes each connection on to the backend that a small
-file names.
+"""The stable port of a target: passes connections on to the backend in a file.
 
 Run by path as a program of its own (`python -I -S front.py PORT FILE`), so it imports the standard
 library only. The file holds `PORT TOKEN`, is replaced atomically, and is read at every new
@@ -32,8 +31,10 @@ UNAVAILABLE = (
 
 
 class Side(asyncio.Protocol):
-    """One end of a passed-on connection; writes what it reads to its peer, no faster than the
-    peer takes it."""
+    """One end of a passed-on connection.
+
+    Writes what it reads to its peer, no faster than the peer takes it.
+    """
 
     transport: asyncio.Transport
 
@@ -62,7 +63,7 @@ class Side(asyncio.Protocol):
 
 
 class Backend(Side):
-    """The service's end: once it is closed there is no answer to wait for, so the user's is too."""
+    """The service's end: once it closes, the user's end closes too."""
 
     def eof_received(self) -> None:
         self.transport.close()

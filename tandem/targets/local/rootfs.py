@@ -1,5 +1,4 @@
-"""Images unpacked for this machine: each layer once, and per image a root folder of links into the
-layers.
+"""Images unpacked for this machine: layers once, and a folder of links per image.
 
 Content-addressed and immutable: `layers/HEX` by diff_id, `roots/HEX` by image digest. Whatever is
 there is whole, because it is made beside its place and renamed into it.
@@ -34,7 +33,10 @@ class RunConfig(msgspec.Struct, frozen=True):
 
 
 def read_image(registry: Registry, digest: str) -> RunConfig:
-    """How the image `digest` is run. Raises `RegistryError` when the registry has no such image."""
+    """How the image `digest` is run.
+
+    Raises `RegistryError` when the registry has no such image.
+    """
     from tandem.oci.pull import pull
 
     image = pull(registry, digest)
@@ -49,7 +51,7 @@ def read_image(registry: Registry, digest: str) -> RunConfig:
 
 
 def check_python(config: RunConfig, *, where: str) -> None:
-    """Refuse an image whose libraries were made for another Python than this machine's."""
+    """Refuse an image that was made for another Python than this machine's."""
     wanted = config.labels.get("tandem.python", "")
     here = platform.python_version()
     if wanted and wanted.split(".")[:2] != here.split(".")[:2]:
@@ -92,7 +94,7 @@ def compose(
 
 
 def prune(state: Path, digests: set[str], *, keep: int = 5, grace: float = 3600.0) -> None:
-    """Remove the unpacked images but `digests` and the `keep` latest, and layers none of them has.
+    """Remove unpacked images but `digests` and the `keep` latest, and unused layers.
 
     What was used within `grace` seconds stays: somebody may be composing an image of it just now.
     """
@@ -112,23 +114,27 @@ def prune(state: Path, digests: set[str], *, keep: int = 5, grace: float = 3600.
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [one for one in folder.glob("*") if one.is_dir() and not one.name.startswith(".")]
+    return [
+        entry for entry in folder.glob("*") if entry.is_dir() and not entry.name.startswith(".")
+    ]
 
 
 def _links(folder: Path) -> set[Path]:
-    """Where the links in a composed root lead; it has few, and no folder of its own is deep."""
-    found = set()
+    """Where the links in a composed root lead; it has few, and none is deep."""
+    targets = set()
     for entry in os.scandir(folder):
         if entry.is_symlink():
-            found.add(Path(entry.path).readlink())
+            targets.add(Path(entry.path).readlink())
         elif entry.is_dir():
-            found |= _links(Path(entry.path))
-    return found
+            targets |= _links(Path(entry.path))
+    return targets
 
 
 def translate(root: Path, text: str) -> str:
-    """`text` with the absolute image paths that exist in `root` pointing into it, also in a list
-    with colons."""
+    """`text` with the image paths that exist in `root` pointing into it.
+
+    Also in a list with colons.
+    """
     return ":".join(_translate_one(root, part) for part in text.split(":"))
 
 

@@ -11,14 +11,10 @@ from textwrap import indent
 import pytest
 from support.oci_samples import locked, wheel
 
-from tandem.build.app_build import (
-    Builds,
-    Recipe,
-    TestReport,
-    locked_environment,
-    read_recipe,
-    run_tests,
-)
+from tandem.build.app_build import Builds
+from tandem.build.environment import locked_environment
+from tandem.build.recipe import read_recipe
+from tandem.build.tests import NO_TESTS, TestReport, run_tests
 from tandem.errors import BuildError
 from tandem.oci.app_image.lock_file import refuse_other_sources
 from tandem.storage import open_store
@@ -57,11 +53,11 @@ def test_the_recipe_is_read_from_the_commit(checkout: Path) -> None:
         ('"app"', '"../secrets"', "inside the repository"),
         ('"app"', '"/etc"', "inside the repository"),
         ('"app"', '"missing"', "no such path"),
-        ('"lock.txt"', '""', "inside the repository"),
+        ('"lock.txt"', '""', "must not be empty"),
         ('["app"]', "[]", "must not be empty"),
         ('name = "shop"', 'name = "other"', "describes 'other'"),
         ('name = "shop"', 'nmae = "shop"', "nmae"),
-        ("[tool.tandem.app]", "[tool.other]", "has no"),
+        ("[tool.tandem.app]", "[tool.other]", "no requirements.txt"),
         ("[tool.tandem.app]", "[tool.tandem.app", "pyproject.toml"),
     ],
 )
@@ -80,22 +76,11 @@ def test_a_link_out_of_the_commit_is_refused(checkout: Path, tmp_path: Path) -> 
         read_recipe(checkout, "shop")
 
 
-def recipe(*test: str) -> Recipe:
-    return Recipe(
-        name="shop",
-        paths=["app"],
-        lock="lock.txt",
-        test_lock="lock.txt",
-        test=list(test),
-        command=["x"],
-    )
-
-
 def run(folder: Path, script: str) -> TestReport:
     (folder / "script.py").write_text(script)
     return run_tests(
         folder,
-        recipe("python", "script.py"),
+        ["python", "script.py"],
         python=Path(sys.executable),
     )
 
@@ -170,7 +155,7 @@ def test_a_test_command_that_does_not_exist_is_one_line(checkout: Path) -> None:
     with pytest.raises(BuildError, match="cannot be started"):
         run_tests(
             checkout,
-            recipe("no-such-program"),
+            ["no-such-program"],
             python=Path(sys.executable),
         )
 
@@ -213,7 +198,7 @@ def pytest_run(folder: Path, files: dict[str, str]) -> TestReport:
         (folder / name).write_text(text)
     return run_tests(
         folder,
-        recipe("python", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         python=Path(sys.executable),
     )
 
@@ -258,7 +243,7 @@ def test_tests_that_did_not_run_never_count_as_passed(
 
 @pytest.mark.parametrize("command", [["true"], ["python", "-c", "pass"]])
 def test_a_command_that_reports_nothing_is_red(checkout: Path, command: list[str]) -> None:
-    report = run_tests(checkout, recipe(*command), python=Path(sys.executable))
+    report = run_tests(checkout, command, python=Path(sys.executable))
     assert not report.passed
     assert "JUnit" in report.summary
 
@@ -270,9 +255,10 @@ def test_a_cut_report_is_red(checkout: Path) -> None:
 def test_a_recipe_may_say_that_there_are_no_tests(checkout: Path) -> None:
     text = RECIPE.replace('test = ["python", "-m", "unittest"]', "test = []\ntests = false")
     (checkout / "pyproject.toml").write_text(text)
-    report = run_tests(checkout, read_recipe(checkout, "shop"), python=Path(sys.executable))
-    assert report.passed
-    assert report.summary == "this commit has no tests, by its recipe's word"
+    found = read_recipe(checkout, "shop")
+    assert not found.tests
+    assert NO_TESTS.passed
+    assert NO_TESTS.summary == "this commit has no tests: its recipe says tests = false"
 
 
 def test_a_pyproject_that_cannot_be_read_is_one_line(checkout: Path) -> None:

@@ -16,9 +16,9 @@ from tandem.release.records import (
     Proof,
     ReleaseRecord,
     changes,
-    now,
 )
 from tandem.storage import Store, open_store
+from tandem.util.clock import now
 
 
 @pytest.fixture

@@ -98,10 +98,10 @@ def test_a_tie_that_falls_the_other_way_is_the_same_answer(service: Any) -> None
     [
         (said(labels=["1", "7"], probabilities=[0.9, 0.1]), "answered '1', recorded was '7'"),
         (said(labels=["7", "1"], probabilities=[0.8, 0.2]), "answered 0.8, recorded was 0.9"),
-        (said(labels=["7", "1"], probabilities=[None, 0.1]), "want a number"),
+        (said(labels=["7", "1"], probabilities=[None, 0.1]), "expected a number"),
         (said(labels=["7"], probabilities=[0.9, 0.1]), "1 labels with 2"),
-        (said(error="no"), "want labels"),
-        ((200, b'{"predictions": []}'), "want 1 predictions, got 0"),
+        (said(error="no"), "expected labels"),
+        ((200, b'{"predictions": []}'), "expected 1 predictions, got 0"),
         ((422, b'{"error": "rows are too short"}'), "rows are too short"),
     ],
 )

@@ -17,7 +17,8 @@ import yaml
 
 from tandem.errors import SettingError, TargetError
 from tandem.targets.kubernetes.api import Api, ApiError, Unreachable
-from tandem.targets.kubernetes.kubeconfig import Cluster, log_in
+from tandem.targets.kubernetes.cluster import Cluster, Credential
+from tandem.targets.kubernetes.kubeconfig import log_in
 
 
 def write(path: Path, context: str, **user: Any) -> Path:
@@ -73,7 +74,9 @@ def test_a_login_program_gives_the_token_and_is_asked_again_when_it_ends(tmp_pat
 def test_a_login_program_that_fails_is_named_and_what_it_printed_is_not(tmp_path: Path) -> None:
     plugin = {"command": "sh", "args": ["-c", "echo SECRET; exit 1"]}
     cluster = log_in("", env(write(tmp_path / "a", "one", exec=plugin)))
-    with pytest.raises(TargetError, match="login program sh gave no token") as caught:
+    with pytest.raises(
+        TargetError, match="login program sh gave neither a token nor a client certificate"
+    ) as caught:
         cluster.headers()
     assert "SECRET" not in str(caught.value)
 
@@ -107,7 +110,7 @@ def test_in_cluster_is_refused_outside_of_a_pod(tmp_path: Path) -> None:
 def test_a_client_certificate_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no certificate")
     user = {"client-certificate": "x", "client-key": "x"}
-    with pytest.raises(SettingError, match="client certificate is no use"):
+    with pytest.raises(SettingError, match="client certificate is not usable"):
         log_in("", env(write(tmp_path / "a", "one", **user)))
 
 
@@ -195,11 +198,13 @@ def test_a_token_that_is_refused_is_asked_for_once_more(server: Any) -> None:
     tokens = iter(["old", "new"])
     cluster = Cluster(
         "context test", api.cluster.server, api.cluster.tls,
-        lambda: (next(tokens), time.time() + 3600),
+        lambda: Credential(token=next(tokens), until=time.time() + 3600),
     )  # fmt: skip
     answers += [(401, {}, {}), (200, {}, {"kind": "Pod"})]
     assert Api(cluster, "prod").get("Pod", "x") == {"kind": "Pod"}
     answers += [(401, {}, {}), (401, {}, {})]
-    cluster = Cluster("context test", api.cluster.server, api.cluster.tls, lambda: ("t", 0.0))
+    cluster = Cluster(
+        "context test", api.cluster.server, api.cluster.tls, lambda: Credential(token="t")
+    )
     with pytest.raises(ApiError, match="does not accept this login"):
         Api(cluster, "prod").get("Pod", "x")

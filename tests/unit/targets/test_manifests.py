@@ -11,17 +11,14 @@ import yaml
 
 from tandem.errors import SettingError
 from tandem.targets.kubernetes import manifests
-from tandem.targets.kubernetes.manifests import (
-    Facts,
-    KubernetesSettings,
-    differences,
-    load_settings,
-)
+from tandem.targets.kubernetes.differences import differences
+from tandem.targets.kubernetes.manifests import ReleasedImage
+from tandem.targets.kubernetes.settings import KubernetesSettings, load_settings
 
-FACTS = Facts(
+RELEASE = ReleasedImage(
     reference="registry.example/app@sha256:aa",
     digest="sha256:aa",
-    release=41,
+    number=41,
     annotations={"tandem.dev/app-commit": "c" * 40},
 )
 FULL = KubernetesSettings(
@@ -30,7 +27,7 @@ FULL = KubernetesSettings(
 
 
 def made(settings: KubernetesSettings = FULL, **more: Any) -> dict[str, Any]:
-    found = manifests.objects("digits", "prod", settings, FACTS, **more)
+    found = manifests.objects("digits", "prod", settings, RELEASE, **more)
     return {one["kind"]: one for one in found}
 
 
@@ -73,7 +70,7 @@ def test_the_image_is_named_by_digest_and_the_service_is_told_which_it_is() -> N
     deployment = made()["Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     env = {pair["name"]: pair["value"] for pair in container["env"]}
-    assert container["image"] == FACTS.reference
+    assert container["image"] == RELEASE.reference
     assert env["TANDEM_IMAGE_DIGEST"] == "sha256:aa"
     assert env["TANDEM_RELEASE"] == "41"
     assert env["MORE"] == "1"

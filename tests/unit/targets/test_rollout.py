@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tandem.errors import ImageFault
-from tandem.targets.kubernetes.rollout import judge, stuck, unschedulable
+from tandem.targets.kubernetes.rollout import status_of, stuck, unschedulable
 
 
 def deployment(generation: int = 2, conditions: Any = (), **status: int) -> dict[str, Any]:
@@ -32,17 +32,17 @@ def deployment(generation: int = 2, conditions: Any = (), **status: int) -> dict
     ],
 )
 def test_it_is_whole_when_kubectl_says_so(found: dict[str, Any], waiting_for: str) -> None:
-    assert judge(found).waiting_for == waiting_for
-    assert not judge(found).stopped
+    assert status_of(found).waiting_for == waiting_for
+    assert not status_of(found).stopped
 
 
 def test_a_passed_deadline_and_pods_that_cannot_be_made_stop_it() -> None:
     late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
     quota = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
-    assert "deadline" in judge(deployment(conditions=[late])).stopped
-    assert "exceeded quota" in judge(deployment(conditions=[quota])).stopped
+    assert "deadline" in status_of(deployment(conditions=[late])).stopped
+    assert "exceeded quota" in status_of(deployment(conditions=[quota])).stopped
     # Of the generation before: says nothing about this one.
-    assert not judge(deployment(generation=3, conditions=[late])).stopped
+    assert not status_of(deployment(generation=3, conditions=[late])).stopped
 
 
 def pod(reason: str = "", message: str = "", template: str = "new", **more: Any) -> dict[str, Any]:

@@ -1,33 +1,30 @@
-"""Commits of a Git remote: which is the newest of the watched branch, and a clean folder of any
-one.
-"""
+"""Commits of a Git remote: the newest one, and a clean folder of any one."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
-import os
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from tandem.errors import BuildError, SourceError
 from tandem.settings import redact
+from tandem.source.git import git, is_branch_name
+from tandem.source.pages import SHA, commit_page
 from tandem.util.folders import scratch
 
-_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+__all__ = ["Commit", "Source", "commit_page"]
+
 _LFS = "version https://git-lfs.github.com/spec/"
 _FORMAT = "%H%x00%T%x00%cI%x00%an%x00%s"
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """One commit; `tree` is the hash of its content, equal for two commits with the same files."""
+    """One commit; `tree` is the hash of its content, equal for equal files."""
 
     sha: str
     tree: str
@@ -45,14 +42,13 @@ class Source:
     """The watched branch of one Git remote, read through a mirror of our own.
 
     `url` is a folder or any remote that `git` understands, with `#BRANCH`; without it the remote's
-    HEAD is
-    watched. The mirror keeps what was fetched, so a commit stays readable when its branch is
-    rewritten.
+    HEAD is watched. The mirror keeps what was fetched, so a commit stays readable when its branch
+    is rewritten.
     """
 
     def __init__(self, url: str, *, mirror: Path) -> None:
         remote, _, branch = url.partition("#")
-        if branch.startswith("-") or (branch and not _valid_branch(branch)):
+        if branch.startswith("-") or (branch and not is_branch_name(branch)):
             raise SourceError(f"TANDEM_SOURCE: {branch!r} cannot be the name of a branch")
         local = Path(remote).expanduser()
         self.folder = local.resolve() if local.exists() else None
@@ -65,14 +61,14 @@ class Source:
         self._head = f"refs/tandem/{key}"
 
     def newest_sha(self) -> str:
-        """The branch's newest commit, asked of the remote: one request, nothing is fetched.
+        """The branch's newest commit, by one request; nothing is fetched.
 
         Raises `SourceError` when the remote cannot be read or has no such branch.
         """
         out = self._ask_remote("ls-remote", "--", self.remote, self._ref)
         for line in out.splitlines():
             sha, _, ref = line.partition("\t")
-            if ref == self._ref and _SHA.fullmatch(sha):
+            if ref == self._ref and SHA.fullmatch(sha):
                 return sha
         what = "has no commit yet" if self.branch == "HEAD" else f"has no branch {self.branch}"
         raise SourceError(
@@ -88,7 +84,7 @@ class Source:
 
     def history(self, limit: int = 200) -> list[Commit]:
         """What the mirror last saw of the branch, newest first, along first parents."""
-        out = _git(
+        out = git(
             "log", "--first-parent", f"--max-count={limit}", "-z", f"--format={_FORMAT}%x00",
             self._head, at=self._mirror,
         )  # fmt: skip
@@ -100,16 +96,17 @@ class Source:
         return commits
 
     def commit(self, sha: str) -> Commit:
-        """One commit by its full hash, fetched when the mirror does not have it yet. Raises
-        `SourceError`.
+        """One commit by its full hash, fetched when the mirror does not have it yet.
+
+        Raises `SourceError`.
         """
-        if not _SHA.fullmatch(sha):
+        if not SHA.fullmatch(sha):
             raise SourceError(f"{sha!r} is not the full hash of a commit")
         if not self._has(sha):
             self._fetch()
         if not self._has(sha):
             raise SourceError(f"{self.url} has no commit {sha} on {self.branch}")
-        out = _git("show", "--no-patch", f"--format={_FORMAT}", sha, at=self._mirror)
+        out = git("show", "--no-patch", f"--format={_FORMAT}", sha, at=self._mirror)
         return Commit(*out.rstrip("\n").split("\0"))
 
     def page(self, sha: str) -> str | None:
@@ -117,16 +114,19 @@ class Source:
         return None if self.folder else commit_page(self.remote, sha)
 
     def left_out(self) -> list[str]:
-        """Paths with uncommitted changes, which no build contains; empty for a remote elsewhere."""
+        """Paths with uncommitted changes, which no build contains.
+
+        Empty for a remote elsewhere.
+        """
         if self.folder is None:
             return []
-        out = _git(
-            "-C", str(self.folder), "status", "--porcelain", "-z", "--untracked-files=normal"
-        )
+        out = git("-C", str(self.folder), "status", "--porcelain", "-z", "--untracked-files=normal")
         return [entry[3:] for entry in out.split("\0") if len(entry) > 3]
 
     def checkout(self, sha: str, into: Path) -> None:
-        """Write the files of commit `sha` into the empty folder `into`: no `.git`, no filters.
+        """Write the files of commit `sha` into the empty folder `into`.
+
+        No `.git`, and no filters are run.
 
         Raises `BuildError` when content of the commit is elsewhere (submodules, Git LFS).
         """
@@ -134,8 +134,8 @@ class Source:
         # Beside no mirror: who fetches removes the locks that lie there.
         with scratch("index") as beside:
             index = {"GIT_INDEX_FILE": str(beside / "index")}
-            _git("read-tree", sha, at=self._mirror, env=index)
-            _git(
+            git("read-tree", sha, at=self._mirror, env=index)
+            git(
                 "-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null",
                 "-c", "core.bare=false", f"--work-tree={into}",
                 "checkout-index", "--all", "--force", at=self._mirror, env=index, cwd=into,
@@ -150,13 +150,13 @@ class Source:
     def _content_elsewhere(self, sha: str) -> list[str]:
         """The submodules of a commit, and its files that Git LFS has only a pointer of."""
         found = []
-        for entry in _git("ls-tree", "-r", "-l", "-z", sha, at=self._mirror).split("\0"):
+        for entry in git("ls-tree", "-r", "-l", "-z", sha, at=self._mirror).split("\0"):
             about, _, path = entry.partition("\t")
             mode, _, blob, size = (*about.split(), "", "", "", "")[:4]
             if mode == "160000":
                 found.append(path)
             elif size.isdigit() and 100 <= int(size) <= 1024 and mode != "120000":
-                text = _git("cat-file", "blob", blob, at=self._mirror)
+                text = git("cat-file", "blob", blob, at=self._mirror)
                 if text.startswith(_LFS):
                     found.append(path)
         return found
@@ -168,7 +168,7 @@ class Source:
         with self._alone():
             for left in self._mirror.glob("tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
-            _git("gc", "--quiet", "--prune=90.days.ago", at=self._mirror)
+            git("gc", "--quiet", "--prune=90.days.ago", at=self._mirror)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -182,7 +182,7 @@ class Source:
         if not (self._mirror / "HEAD").exists():
             return None
         try:
-            out = _git("for-each-ref", "--format=%(objectname)", self._head, at=self._mirror)
+            out = git("for-each-ref", "--format=%(objectname)", self._head, at=self._mirror)
         except SourceError:
             return None  # just being made by another process, or damaged: fetching tells
         return out.strip() or None
@@ -191,7 +191,7 @@ class Source:
         if not self._mirror.exists():
             return False
         try:
-            _git("cat-file", "-e", f"{sha}^{{commit}}", at=self._mirror)
+            git("cat-file", "-e", f"{sha}^{{commit}}", at=self._mirror)
         except SourceError:
             return False
         return True
@@ -202,7 +202,7 @@ class Source:
             for left in self._mirror.rglob("*.lock"):
                 left.unlink(missing_ok=True)
             if not (self._mirror / "HEAD").exists():
-                _git("init", "--bare", "--quiet", str(self._mirror))
+                git("init", "--bare", "--quiet", str(self._mirror))
             self._ask_remote(
                 f"--git-dir={self._mirror}", "fetch", "--quiet", "--no-tags", "--update-shallow",
                 "--no-write-fetch-head", "--no-auto-gc", "--", self.remote,
@@ -211,7 +211,7 @@ class Source:
 
     def _ask_remote(self, *arguments: str) -> str:
         try:
-            return _git(*arguments)
+            return git(*arguments)
         except SourceError as problem:
             text = str(problem)
             if "not a git repository" in text or "does not appear to be a git" in text:
@@ -222,100 +222,3 @@ class Source:
             if "couldn't find remote ref" in text:
                 raise SourceError(f"{self.url} has no branch {self.branch}") from problem
             raise SourceError(f"{self.url} cannot be read: {text}") from problem
-
-
-_SSH_HOSTS = {
-    "ssh.github.com": "github.com",
-    "altssh.gitlab.com": "gitlab.com",
-    "altssh.bitbucket.org": "bitbucket.org",
-}
-"""Hosts that take SSH where its own port is closed, and whose pages they are."""
-
-
-def commit_page(remote: str, sha: str) -> str | None:
-    """The page of a commit at GitHub, GitLab, Bitbucket or Azure Repos, for an https or ssh remote.
-
-    A server of one's own counts by its name: `gitlab.example.com`. Made of the host and the path
-    alone, so that no login of the remote is in it. None for any other remote.
-    """
-    if not _SHA.fullmatch(sha):
-        return None
-    if "://" not in remote:
-        # As scp writes it: USER@HOST:PATH.
-        where, colon, path = remote.partition(":")
-        remote = f"ssh://{where}/{path.lstrip('/')}" if colon and "/" not in where else ""
-    try:
-        parts = urlsplit(remote)
-        host, port = (parts.hostname or "").lower(), parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("https", "ssh"):
-        return None
-    # Only an https port says where the pages are.
-    if parts.scheme == "ssh":
-        host, port = _SSH_HOSTS.get(host, host), None
-    names = parts.path.strip("/").removesuffix(".git").split("/")
-    if len(names) < 2 or not all(_PATH_NAME.fullmatch(name) for name in names):
-        return None
-    path = "/".join(quote(name, safe="%~+@") for name in names)
-    root = f"https://{host}:{port}" if port else f"https://{host}"
-    if host in ("ssh.dev.azure.com", "vs-ssh.visualstudio.com"):
-        if len(names) != 4 or names[0] != "v3":
-            return None
-        _, organization, project, repository = path.split("/")
-        azure = f"https://dev.azure.com/{organization}/{project}"
-        return f"{azure}/_git/{repository}/commit/{sha}"
-    if "_git" in names[:-1]:
-        known = host == "dev.azure.com" or host.endswith(".visualstudio.com")
-        return f"{root}/{path}/commit/{sha}" if known else None
-    for label, way in (("github", "commit"), ("gitlab", "-/commit"), ("bitbucket", "commits")):
-        if label in host.split("."):
-            return f"{root}/{path}/{way}/{sha}"
-    return None
-
-
-_PATH_NAME = re.compile(r"(?!\.{1,2}$)[\w.~%+@ -]+")
-
-
-def _valid_branch(name: str) -> bool:
-    return (
-        subprocess.run(
-            ["git", "check-ref-format", "--branch", name], capture_output=True
-        ).returncode
-        == 0
-    )
-
-
-def _git(
-    *arguments: str,
-    at: Path | None = None,
-    env: dict[str, str] | None = None,
-    cwd: Path | None = None,
-) -> str:
-    """Run git and return what it prints; raises `SourceError` with its last line of complaint."""
-    # A repository that git was started from (a hook, say) must not leak into ours; `ext::` remotes
-    # run programs.
-    clean = {
-        k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k == "GIT_SSL_CAINFO"
-    }
-    clean |= {
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
-        "LC_ALL": "C",
-    }
-    where = [f"--git-dir={at}"] if at else []
-    try:
-        done = subprocess.run(
-            ["git", *where, *arguments],
-            env=clean | (env or {}), cwd=cwd, capture_output=True, text=True, timeout=600,
-            stdin=subprocess.DEVNULL, errors="replace",
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise SourceError("the program `git` is not on the PATH: install Git") from None
-    except subprocess.TimeoutExpired:
-        raise SourceError(f"git {arguments[0]} took longer than 600 s") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        fatal = next((line for line in lines if line.startswith(("fatal:", "error:"))), None)
-        raise SourceError(redact(fatal or (lines[-1] if lines else f"exit {done.returncode}")))
-    return done.stdout

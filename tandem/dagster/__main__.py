@@ -1,6 +1,4 @@
-"""`python -m orchestration release`: run Dagster's own jobs, those that are needed, and leave the
-service live.
-"""
+"""`python -m tandem.dagster release`: run the jobs that are needed, and leave the service live."""
 
 import contextlib
 import json
@@ -19,6 +17,7 @@ import msgspec
 
 from tandem import settings
 from tandem.errors import TandemError
+from tandem.release.app import choose_app, find_apps
 
 
 @click.group()
@@ -27,7 +26,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--app", "name", default=None, help="The app; by default the first that is defined.")
+@click.option("--app", "name", default=None, help="The app; by default this folder's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def release(name: str | None, as_json: bool) -> None:
     """Train, build and release what is new."""
@@ -58,21 +57,26 @@ def dev(port: int) -> None:
     # Replaced, not wrapped: a signal reaches Dagster itself.
     os.execv(  # noqa: S606
         program,
-        [program, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+        [program, "dev", *_location(), "-h", "127.0.0.1", "-p", str(port)],
     )
 
 
+def _location() -> list[str]:
+    """Where `dagster dev` finds the definitions: this folder's workspace, else its one app."""
+    workspace = Path("workspace.yaml")
+    return ["-w", str(workspace)] if workspace.exists() else ["-m", "tandem.dagster.location"]
+
+
 def _end_dead_runs() -> None:
-    from orchestration.apps import APPS
     from tandem.dagster import recovery
     from tandem.dagster.resources import Tandem
-    from tandem.release import steps
+    from tandem.release.clean_up import sweep
 
     with recovery.opened(dagster_home()) as instance:
         for ended in recovery.end_dead_runs(instance):
             click.echo(f"ended {ended}", err=True)
-    for app in APPS:
-        for swept in steps.sweep(Tandem().project(app)):
+    for app in find_apps(Path.cwd()):
+        for swept in sweep(Tandem().project(app)):
             click.echo(swept, err=True)
 
 
@@ -93,22 +97,18 @@ def _release(name: str | None, as_json: bool) -> int:
     say = _Console(quiet=as_json)
     say.line("starting Dagster")
     home = dagster_home()
-    from orchestration.apps import APPS
-    from orchestration.definitions import defs
     from tandem.dagster import recovery
+    from tandem.dagster.definitions import build_defs
     from tandem.dagster.release_command import release_needed
     from tandem.dagster.resources import Tandem
     from tandem.release.status import status
 
-    app = next((app for app in APPS if name in (None, app.name)), None)
-    if app is None:
-        raise TandemError(
-            f"there is no app {name}: defined are {', '.join(app.name for app in APPS)}"
-        )
+    apps = find_apps(Path.cwd())
+    app = choose_app(apps, name, Path.cwd())
     tandem = Tandem()
     project = tandem.project(app)
     with recovery.opened(home) as instance, say.follow():
-        outcome = release_needed(defs, app, project, instance, say=say.line)
+        outcome = release_needed(build_defs(apps), app, project, instance, say=say.line)
     found = status(project)
     if as_json:
         answer = {**msgspec.to_builtins(outcome), "status": msgspec.to_builtins(found)}
@@ -119,11 +119,15 @@ def _release(name: str | None, as_json: bool) -> int:
 
 
 def dagster_home() -> Path:
-    """DAGSTER_HOME, by default below the state folder, with this project's dagster.yaml in it."""
+    """DAGSTER_HOME, by default below the state folder, with a dagster.yaml in it.
+
+    That of the folder where there is one, else Tandem's own.
+    """
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".tandem/dagster").absolute())))
     if not home.is_absolute():
         raise TandemError(f"DAGSTER_HOME={home} is relative: Dagster wants an absolute path")
-    ours = Path(__file__).resolve().parent.parent / "dagster.yaml"
+    own = Path("dagster.yaml").absolute()
+    ours = own if own.exists() else Path(__file__).resolve().with_name("dagster.yaml")
     try:
         home.mkdir(parents=True, exist_ok=True)
         theirs = home / "dagster.yaml"

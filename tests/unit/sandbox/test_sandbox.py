@@ -196,7 +196,7 @@ def test_values_of_secret_variables_are_taken_out(monkeypatch: pytest.MonkeyPatc
 
 WITHOUT_NAMESPACES = (
     "import os, sys; from pathlib import Path; from tandem import sandbox\n"
-    "sandbox._namespaces_missing = lambda: 'as asked'\n"
+    "sandbox.namespaces_missing = lambda: 'as asked'\n"
     "script = f'setsid sleep 6001 & echo $!; cat /proc/{os.getpid()}/environ'\n"
     "done = sandbox.run(['/bin/sh', '-c', script], folder=Path(sys.argv[1]),"
     " env={'PATH': os.defpath})\n"

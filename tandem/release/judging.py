@@ -1,0 +1,102 @@
+"""The verdicts on models: by which rule just now, and those that are missing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from tandem.build.app_build import AppBuild
+from tandem.errors import NothingToPack, SourceError
+from tandem.model import acceptance
+from tandem.release.commits import green_builds
+from tandem.release.project import Project
+from tandem.release.records import PassedOver, Proof
+
+
+def rule(project: Project, build: AppBuild | None = None) -> acceptance.Rule:
+    """What models are judged by just now, beside the code of `build`.
+
+    By default that of the newest commit whose tests passed: a model is judged by the libraries
+    that it would be served with, and must fit the code.
+    """
+    if build is None:
+        with contextlib.suppress(NothingToPack, SourceError):
+            build = next(green_builds(project)[0], None)
+    champion = project.ledger.releases.latest()
+    return acceptance.Rule(
+        gate=project.gate,
+        takes=build.recipe.model if build else None,
+        lock=(build.locked or None) if build else None,
+        champion=champion.model.version if champion else None,
+    )
+
+
+def rules(project: Project) -> tuple[Iterator[tuple[AppBuild, acceptance.Rule]], list[PassedOver]]:
+    """The newest commits whose tests passed, one for each model that code was written for.
+
+    Each with the rule by which a model beside it is judged; the list has the red commits above.
+    """
+    builds, passed_over = green_builds(project)
+
+    def different() -> Iterator[tuple[AppBuild, acceptance.Rule]]:
+        seen = []
+        for build in builds:
+            if build.recipe.model not in seen:
+                seen.append(build.recipe.model)
+                yield build, rule(project, build)
+
+    return different(), passed_over
+
+
+def judge_missing(project: Project) -> None:
+    """Judge versions, the newest first, until one is accepted.
+
+    Raises `StorageError`, `SettingError` for a rule that cannot be read, and `SandboxError` when
+    this machine cannot judge, which says nothing of the version.
+    """
+    for _, by in rules(project)[0]:
+        fits_another = False
+        for version in project.models.versions():
+            verdict = acceptance.standing_verdict(project.models, version, by)
+            if verdict is None:
+                verdict = judge(project, version.number, by)
+            if verdict.accepted:
+                return
+            fits_another = fits_another or only_interface(verdict)
+        if not fits_another:
+            return
+
+
+def only_interface(verdict: acceptance.Verdict) -> bool:
+    """Whether the version was refused only for not fitting the code: it may fit an older commit."""
+    return [check.name for check in verdict.checks if not check.passed] == ["same_interface"]
+
+
+def judge_newest(project: Project) -> list[Proof]:
+    """The verdict that stands on the newest version; judged now where there is none yet."""
+    version = project.models.latest()
+    if version is None:
+        return [
+            Proof(name, False, f"no model {project.app} is published yet")
+            for name in acceptance.CHECKS
+        ]
+    verdict = judge(project, version.number, rule(project))
+    return [Proof(check.name, check.passed, check.summary) for check in verdict.checks]
+
+
+def is_judged(project: Project) -> bool:
+    """Whether a verdict stands on the newest version."""
+    version = project.models.latest()
+    return version is None or (
+        acceptance.standing_verdict(project.models, version, rule(project)) is not None
+    )
+
+
+def judge(project: Project, number: int, by: acceptance.Rule) -> acceptance.Verdict:
+    """The verdict that stands on that version, or a new one."""
+    return acceptance.judge(project.models, number, by, cache=project.state / "models")
+
+
+def expect_judging(project: Project) -> None:
+    """Start what judges a model ahead, as a version is about to be published or judged."""
+    acceptance.start_ahead(project.state / "models")
