@@ -28,6 +28,8 @@ from tandem.oci.tar import Entry, folder_entries, ordered, tar_stream
 
 Compression = Literal["none", "fast", "small"]
 
+MODEL_FOLDER = "models"
+MODEL_LINK = "model"
 SAMPLE = 256 << 10
 WORTH_IT = 0.9
 """Compress a model when a sample of it shrinks below this part of its size."""
@@ -84,15 +86,19 @@ def make_layer(
 
 
 def model_layer(package: Path, *, into: Path, progress: Progress | None = None) -> BuiltLayer:
-    """A model package at /model, files 0444; compressed only where it pays."""
+    """A model package at /models, files 0444; compressed only where it pays.
+
+    /model is a link to it: the application looks there, and readers of model images (KServe) look
+    at /models.
+    """
     entries = [
         Entry(path=entry.path, mode=0o444, file=entry.file, size=entry.size)
         if entry.file
         else entry
-        for entry in folder_entries(package, "model")
+        for entry in folder_entries(package, MODEL_FOLDER)
     ]
     return make_layer(
-        entries,
+        [*entries, Entry(path=MODEL_LINK, mode=0o777, link=MODEL_FOLDER)],
         kind="model",
         compression="fast" if _compresses(entries) else "none",
         into=into,
