@@ -164,7 +164,7 @@ def _new_model(figures: Figures, space: str) -> None:
         from tandem import settings
         from tandem.release.project import Project
 
-        project = Project(APPS[0].name, settings.load(), APPS[0].gate)
+        project = Project(APPS[0].name, settings.load(), APPS[0].rule)
         totals: list[float] = []
         steps: dict[str, list[float]] = {}
         for number in range(3):
@@ -227,7 +227,7 @@ def _nothing_changed(figures: Figures, project: Any) -> None:
         return counting
 
     Connection.send = counted("registry", Connection.send)  # type: ignore[method-assign]
-    mine = Project(project.app, project.settings, project.gate)
+    mine = Project(project.app, project.settings, project.rule)
     for name in ("read", "head", "get", "put", "list", "delete"):
         setattr(mine.store, name, counted("store", getattr(mine.store, name)))
     with recovery.opened(Path(os.environ["DAGSTER_HOME"])) as instance:

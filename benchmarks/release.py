@@ -87,7 +87,7 @@ def _model_only(figures: Figures) -> None:
     from tandem.targets.local.process import prepare
 
     app = APPS[0]
-    project = Project(app.name, settings.load(), app.gate)
+    project = Project(app.name, settings.load(), app.rule)
     build_app(project)
     ratios, works, starts, judged, ahead, whole = [], [], [], [], [], []
     for number in range(5):

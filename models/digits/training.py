@@ -22,7 +22,8 @@ from models.digits import data
 from tandem.errors import SettingError
 from tandem.model.metrics import Measured, Speed, calibration, confusion, microseconds
 from tandem.model.package import Evaluation, Package, Picture, as_array, open_predictor
-from tandem.model.repository import Repository, Version, progress_bar
+from tandem.model.publish import progress_bar
+from tandem.model.repository import Repository, Version
 from tandem.model.writing import write
 
 NAME = "digits"

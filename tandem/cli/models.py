@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 @one_line
 def publish(path: Path, name: str | None, sample: Path | None, as_json: bool) -> None:
     """Publish a model package (a folder) or an ONNX file as the next version."""
-    from tandem.model import repository
+    from tandem.model.publish import publish as publish_model
 
     app = find_app(name)
-    version = repository.publish(
+    version = publish_model(
         path,
         name=app.name,
         sample=msgspec.json.decode(sample.read_bytes()) if sample else None,

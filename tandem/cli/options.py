@@ -48,4 +48,4 @@ def open_project(name: str | None) -> Project:
     from tandem.release.project import Project
 
     app = find_app(name)
-    return Project(app.name, settings.load(), app.gate)
+    return Project(app.name, settings.load(), app.rule)

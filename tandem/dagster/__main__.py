@@ -181,8 +181,8 @@ class _Console(logging.Handler):
         record = project.ledger.releases.latest()
         rows = [("release", str(found.release))]
         if found.app and found.model:
-            told = found.model.metrics.get(project.gate.metric)
-            accuracy = f", {project.gate.metric} {told:.4f} on held-out data" if told else ""
+            told = found.model.metrics.get(project.rule.metric)
+            accuracy = f", {project.rule.metric} {told:.4f} on held-out data" if told else ""
             rows += [
                 ("commit", f"{found.app.commit[:10]}  {found.app.subject}"),
                 ("model", f"{found.model.name} v{found.model.version}{accuracy}"),

@@ -10,14 +10,15 @@ import pydantic
 
 from tandem import settings
 from tandem.dagster import recovery
+from tandem.model.rules import AcceptanceRule
 from tandem.release.app import App
 from tandem.release.project import Project
 
 
 @functools.cache
-def _opened(app: str, gate: object, values: settings.Settings) -> Project:
+def _opened(app: str, rule: AcceptanceRule, values: settings.Settings) -> Project:
     # Steps of one process share the connections, and what a store or a registry told them.
-    return Project(app, values, gate)  # type: ignore[arg-type]
+    return Project(app, values, rule)
 
 
 class Tandem(dg.ConfigurableResource[None]):
@@ -41,4 +42,4 @@ class Tandem(dg.ConfigurableResource[None]):
 
     def project(self, app: App) -> Project:
         """The app with its settings opened. Raises `SettingError`."""
-        return _opened(app.name, app.gate, self.settings())
+        return _opened(app.name, app.rule, self.settings())

@@ -28,7 +28,7 @@ class Takes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 def mismatch(manifest: Manifest, live: Manifest | None, takes: Takes | None) -> str:
-    """Where a model's interface is another than it must be, in words; empty where it is not.
+    """How a model's interface differs from what it must be; empty where it fits.
 
     What the commit says counts; where it says nothing, what is live does.
     """

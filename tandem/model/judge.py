@@ -1,457 +1,197 @@
-"""Opens a published model, asks it, and measures it: `python -m tandem.model.judge`.
-
-With `--ahead` it has imported all that it may need before it is told what to judge.
-
-A package is untrusted, so this runs in the sandbox, a process of its own with bounded memory and
-computing time. What a crafted file crashes here is a refusal, no more.
-"""
+"""The judge: has a version opened, asked and measured by a process of its own."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import importlib
-import importlib.abc
-import math
+import atexit
+import logging
 import os
-import sys
-from collections.abc import Mapping, Sequence
+import queue
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from tandem.errors import PackageError, TandemError
-from tandem.model import package as packages
-from tandem.model.metrics import (
-    SHARES,
-    Measured,
-    Speed,
-    Truth,
-    evaluate,
-    lower_is_better,
-    metric_of,
-    metrics_of,
-    microseconds,
-    resamples,
-)
-from tandem.model.package import HeldOut, Manifest, Package
-from tandem.model.package.rows import check_rows
+from tandem.errors import NotFound, PackageError, SandboxError
+from tandem.model.judge_job import MACHINERY, READY, Found, Job, refused
+from tandem.model.judge_start import Ended, start
+from tandem.model.package import HeldOut, Package
+from tandem.model.repository import Repository, Version
+from tandem.model.rules import Criteria
 
-READY = b"ready\n"
-"""Said once all is imported: what ends the process from then on is the package's doing."""
-MACHINERY = 75
-"""Exit code when the machine failed (EX_TEMPFAIL of sysexits.h): no verdict on the package."""
-ONE_SIDED = 0.05
-_Z = 1.959964
-"""Of the normal distribution, for the Wilson interval of 95 %."""
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE}
+log = logging.getLogger("tandem.model.judge")
+
+SECONDS = 30.0
+SECONDS_A_ROW = 0.05
+"""What a package may compute in all, and for each row that it is asked."""
+WAIT = 20.0
+"""How much longer, by the clock, a busy machine may take for that."""
+MEMORY = 4 * 2**30
+"""Bytes, beside eight times the package's own size."""
+# Linux's numbers, as not every system has these signals.
+_FROM_OUTSIDE = (-9, -15, -2)
+_OUT_OF_TIME = -24
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One question and its outcome; `summary` is a line for people, `details` for programs."""
+def examine_version(
+    repository: Repository, version: Version, criteria: Criteria, cache: Path
+) -> Found:
+    """Fetch the version below `cache` and have it examined; raises as `run_job` does."""
+    held_out = criteria.rule.read_held_out()
+    try:
+        package = _fetched(repository, version.number, cache)
+    except PackageError as problem:
+        return refused(str(problem))
+    return examine_package(repository, package, version.number, criteria, cache, held_out)
 
-    name: str
-    passed: bool
-    summary: str
-    details: dict[str, Any] = {}
 
+def examine_package(
+    repository: Repository,
+    package: Package,
+    number: int,
+    criteria: Criteria,
+    cache: Path,
+    held_out: HeldOut | None = None,
+) -> Found:
+    """Have version `number` examined, whose files are in `package`.
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the judging process is told on its standard input; `candidate` and `champion` are
-    folders.
+    `held_out` are the application's own rows. Raises as `run_job` does.
     """
-
-    candidate: str
-    number: int
-    champion: str | None
-    champion_number: int | None
-    metric: str
-    floor: float
-    margin: float
-    least_rows: int
-    tolerance: float
-    lock: dict[str, str] | None
-    held_out: HeldOut | None = None
-    """The application's own held-out rows."""
-    seconds: int = 0
-    """Of computing, from when all is imported."""
-
-
-class Found(msgspec.Struct, frozen=True):
-    """What the judging process answers."""
-
-    checks: list[Check]
-    measured: Measured | None = None
-
-
-def main() -> None:
-    """Judge the job on standard input, and say what was found on standard output."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.meta_path.insert(0, _NoPandas())
-    if "--ahead" in sys.argv:
-        _import_runtimes(None)
-    told = sys.stdin.buffer.read()
-    if not told:
-        return  # nothing is to be judged
-    job = msgspec.json.decode(told, type=Job)
-    _import_runtimes(job)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    end = math.ceil(used.ru_utime + used.ru_stime) + job.seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (end, end + 5))
-    # What a library prints must not get between the checks.
-    answer = os.dup(1)
-    os.dup2(2, 1)
-    os.write(answer, READY)
     try:
-        found = judge(job)
-    except OSError as problem:
-        if problem.errno not in _OF_THE_MACHINE:
-            raise
-        print(problem.strerror, file=sys.stderr)
-        sys.exit(MACHINERY)
-    with open(answer, "wb") as stream:  # noqa: PTH123 - a descriptor
-        stream.write(msgspec.json.encode(found))
-
-
-class _NoPandas(importlib.abc.MetaPathFinder):
-    """As in the image, which has none; scikit-learn imports it wherever it is installed."""
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError("pandas is not used here", name=fullname)
-
-
-def _import_runtimes(job: Job | None) -> None:
-    """What opening the packages will import: it costs seconds, which are not the package's."""
-    wanted = ["onnxruntime"]
-    if job is None or _has_estimator(job):
-        wanted += ["skops.io", "sklearn.neural_network"]
-    for name in wanted:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-
-
-def _has_estimator(job: Job) -> bool:
-    champion = Path(job.champion) if job.champion else None
-    return (Path(job.candidate) / packages.SKOPS).exists() or (
-        champion is not None and not (champion / packages.ONNX).exists()
-    )
-
-
-def judge(job: Job) -> Found:
-    """The checks on the packages in the job's folders, and what the candidate can do."""
-    try:
-        candidate = _Asked(packages.read(job.candidate), job.lock)
-        golden = candidate.package.golden()
-        rows = packages.as_array(candidate.manifest, golden.inputs)
-        loads = candidate.loads(rows)
-    except (PackageError, MemoryError) as problem:
-        return refused(str(problem) or "needs more memory than is allowed")
-    champion, why_alone = None, ""
-    if job.champion is not None:
+        asked = len(package.golden().inputs)
+        own = package.held_out()
+    except PackageError as problem:
+        return refused(str(problem))
+    live = None
+    if criteria.champion is not None and criteria.champion != number:
         try:
-            champion = _Asked(packages.read(job.champion), None, twice=False)
-        except TandemError as problem:
-            why_alone = f"the champion v{job.champion_number} cannot be asked: {problem}"
-    elif job.champion_number is not None and job.champion_number != job.number:
-        why_alone = f"the champion v{job.champion_number} is no longer there to be asked"
-    try:
-        exam = _exam(job, candidate, champion)
-        matches = candidate.matches(
-            rows, np.asarray(golden.answers), _tolerance(job, golden), exam.rows if exam else None
-        )
-        checks = [_good_enough(job, candidate, champion, exam, why_alone), loads, matches]
-        return Found(checks, _measured(candidate, champion, rows, exam))
-    except MemoryError:
-        return refused("needs more memory than is allowed")
-
-
-def refused(why: str) -> Found:
-    """All checks failed, because it does not load."""
-    others = "not asked, because it does not load"
-    return Found(
-        [
-            Check("good_enough", False, others),
-            Check("loads_safely", False, why),
-            Check("answers_match", False, others),
-        ]
+            live = _fetched(repository, criteria.champion, cache)
+        except (PackageError, NotFound):
+            live = None
+    measured_on = [held_out, own, live.held_out() if live else None]
+    asked += max(len(rows.rows) if rows else 0 for rows in measured_on)
+    job = Job(
+        candidate=str(package.folder.resolve()),
+        number=number,
+        champion=str(live.folder.resolve()) if live else None,
+        champion_number=criteria.champion,
+        metric=criteria.rule.metric_of(package.manifest.task),
+        floor=criteria.rule.floor,
+        margin=criteria.rule.margin,
+        least_rows=criteria.rule.least_rows,
+        tolerance=criteria.rule.tolerance,
+        lock=dict(criteria.lock) if criteria.lock is not None else None,
+        held_out=held_out,
+        trust=sorted(criteria.trust),
+        seconds=int(SECONDS + SECONDS_A_ROW * asked),
     )
+    return run_job(job, package.size, cache, modules=criteria.modules)
 
 
-def _tolerance(job: Job, golden: packages.Golden) -> float:
-    """The package's own word, as far as the application believes it: values by their size."""
-    largest = max((abs(value) for answer in golden.answers for value in answer), default=0.0)
-    return min(golden.tolerance, job.tolerance * max(1.0, largest))
+def _fetched(repository: Repository, number: int, cache: Path) -> Package:
+    # Beside the packages for images, which hold no held-out rows.
+    folder = Path(cache) / "judged" / f"{repository.name}-{number:06}"
+    package = repository.fetch(number, folder, with_evaluation=True)
+    os.utime(folder)  # what is not used for long is removed
+    return package
 
 
-class _Asked:
-    """A package with its predictors opened."""
+def run_job(job: Job, size: int, cache: Path, *, modules: Sequence[Path] = ()) -> Found:
+    """What the judge says of the job, of packages below `cache`.
 
-    def __init__(
-        self, package: Package, lock: Mapping[str, str] | None, *, twice: bool = True
-    ) -> None:
-        self.package = package
-        self.manifest: Manifest = package.manifest
-        packages.check_libraries(self.manifest, lock)
-        self.predictor = packages.open_predictor(package)
-        self.other = None
-        self.why_no_other = ""
-        if twice and self.predictor.runtime == "onnx" and package.has(packages.SKOPS):
-            try:
-                estimator_needs = msgspec.structs.replace(self.manifest, runtime="sklearn")
-                packages.check_libraries(estimator_needs, None)
-            except PackageError as problem:
-                self.why_no_other = str(problem)
-            else:
-                self.other = packages.open_predictor(package, runtime="sklearn")
-
-    def answers(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return _checked(self.manifest, self.predictor.predict(rows), len(rows))
-
-    def loads(self, rows: NDArray[Any]) -> Check:
-        self.answers(rows[:1])
-        files = ", ".join(f"{file.path} {file.size} bytes" for file in self.manifest.files)
-        held = (
-            "the estimator holds only trusted types"
-            if self.other is not None or self.predictor.runtime == "sklearn"
-            else f"no estimator was opened ({self.why_no_other or 'there is none'})"
-        )
-        return Check(
-            "loads_safely",
-            True,
-            f"every sha256 holds, {held}; answered by {self.predictor.runtime}",
-            {"files": files, "libraries": dict(self.manifest.libraries)},
-        )
-
-    def speed(self, row: NDArray[Any]) -> Speed:
-        """How long one row takes, as it would be served and as the estimator."""
-        took = {self.predictor.runtime: microseconds(lambda: self.predictor.predict(row))}
-        if (other := self.other) is not None:
-            took[other.runtime] = microseconds(lambda: other.predict(row))
-        return Speed(onnx=took.get("onnx"), sklearn=took.get("sklearn"))
-
-    def matches(
-        self,
-        rows: NDArray[Any],
-        recorded: NDArray[Any],
-        tolerance: float,
-        more: NDArray[Any] | None,
-    ) -> Check:
-        """Recorded against answered now; ONNX against scikit-learn, on the held-out rows too."""
-        try:
-            given = self.answers(rows)
-            worst = _difference(given, recorded.reshape(given.shape))
-            compared = len(rows)
-            if self.other is not None:
-                if more is not None:
-                    rows = np.concatenate([rows, more])
-                    given = self.answers(rows)
-                theirs = _checked(self.manifest, self.other.predict(rows), len(rows))
-                worst = max(worst, _difference(given, theirs))
-                compared = len(rows)
-        except (PackageError, ValueError) as problem:
-            return Check("answers_match", False, f"does not answer its golden rows: {problem}")
-        passed = worst <= tolerance
-        how = "ONNX as scikit-learn, and both as recorded" if self.other else "as recorded"
-        text = f"{compared} rows answered {how}, largest difference {worst:.1e}"
-        if not passed:
-            text = f"answers differ by {worst:.2g}, more than {tolerance:.2g}, on {compared} rows"
-        if self.why_no_other:
-            text += f" (ONNX alone: {self.why_no_other})"
-        details = {"rows": compared, "difference": worst, "tolerance": tolerance}
-        return Check("answers_match", passed, text, details)
-
-
-def _checked(manifest: Manifest, answers: NDArray[Any], rows: int) -> NDArray[Any]:
-    answers = np.asarray(answers, dtype=np.float64)
-    if answers.shape[:1] != (rows,):
-        raise PackageError(f"answers {list(answers.shape)} to {rows} rows")
-    if manifest.task == "classification" and answers.shape != (rows, len(manifest.labels)):
-        raise PackageError(f"answers {list(answers.shape)} for {len(manifest.labels)} labels")
-    if not np.all(np.isfinite(answers)):
-        raise PackageError("answers NaN or infinity")
-    return answers
-
-
-def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
-    return float(np.max(np.abs(one - other), initial=0.0))
-
-
-# --- good enough ----------------------------------------------------------------------------------
-
-
-class _Exam:
-    """The held-out rows that a candidate is measured on, whose they are, and what it answers."""
-
-    def __init__(self, candidate: _Asked, held_out: HeldOut, whose: str) -> None:
-        self.held_out, self.whose, self.problem = held_out, whose, ""
-        self.rows: NDArray[Any] | None = None
-        self.answers: NDArray[Any] | None = None
-        try:
-            check_rows(candidate.manifest, held_out.rows)
-            self.rows = packages.as_array(candidate.manifest, held_out.rows)
-            self.answers = candidate.answers(self.rows)
-        except (PackageError, ValueError) as problem:
-            self.problem = str(problem)
-
-
-def _exam(job: Job, candidate: _Asked, champion: _Asked | None) -> _Exam | None:
-    """The application's own rows, else the champion's, else the publisher's: he chooses last."""
-    if job.held_out is not None:
-        return _Exam(candidate, job.held_out, "the application")
-    if champion is not None and _same_rows(candidate, champion):
-        theirs = champion.package.held_out()
-        if theirs is not None:
-            return _Exam(candidate, theirs, f"the champion v{job.champion_number}")
-    own = candidate.package.held_out()
-    return _Exam(candidate, own, "its publisher, as there are no others") if own else None
-
-
-def _good_enough(
-    job: Job, candidate: _Asked, champion: _Asked | None, exam: _Exam | None, why_alone: str
-) -> Check:
-    name, asked = "good_enough", job.metric
-    if exam is None:
-        return _by_its_own_word(job, candidate)
-    rows, answers = exam.rows, exam.answers
-    if rows is None or answers is None:
-        why = f"cannot be measured on the held-out rows of {exam.whose}: {exam.problem}"
-        return Check(name, False, why)
-    try:
-        truth = Truth(candidate.manifest, exam.held_out)
-        ours = truth.losses(candidate.manifest, answers, asked)
-    except (PackageError, ValueError) as problem:
-        return Check(name, False, f"cannot be measured on its held-out rows: {problem}")
-    count = len(rows)
-    if count < job.least_rows:
-        return Check(
-            name,
-            False,
-            f"{count} held-out rows of {exam.whose} tell too little: want {job.least_rows}",
-            {"rows": count, "least_rows": job.least_rows},
-        )
-    lower = lower_is_better(asked)
-    picks = resamples(count)
-    value = metric_of(ours, asked, None)
-    low, high = interval(metric_of(ours, asked, picks), value, count, asked)
-    surely = high if lower else low
-    details: dict[str, Any] = {
-        "metric": asked,
-        "value": value,
-        "interval_95": [low, high],
-        "floor": job.floor,
-        "rows": count,
-        "held_out_of": exam.whose,
-        "told": candidate.manifest.metrics.get(asked),
-    }
-    text = (
-        f"{asked} {value:.4f} on {count} held-out rows of {exam.whose} "
-        f"(95 %: {low:.4f} to {high:.4f})"
-    )
-    enough = surely <= job.floor if lower else surely >= job.floor
-    bound = "at most" if lower else "at least"
-    text += f", floor {job.floor:g}"
-    if not enough:
-        text += f": want surely {bound} {job.floor:g}"
-    if champion is None or not _same_rows(candidate, champion):
-        if champion is not None:
-            why_alone = f"the champion v{job.champion_number} takes other rows"
-        return Check(name, enough, f"{text}{'; ' + why_alone if why_alone else ''}", details)
-    try:
-        theirs = truth.losses(champion.manifest, champion.answers(rows), asked)
-    except (PackageError, ValueError) as problem:
-        text += f"; the champion v{job.champion_number} cannot be asked: {problem}"
-        return Check(name, enough, text, details)
-    best = metric_of(theirs, asked, None)
-    gains = metric_of(ours, asked, picks) - metric_of(theirs, asked, picks)
-    gain = value - best
-    margin = job.margin
-    if lower:
-        gain, gains, margin = -gain, -gains, margin * abs(best)
-    at_least = float(np.quantile(gains, ONE_SIDED))
-    details |= {
-        "champion": job.champion_number,
-        "champion_value": best,
-        "gain": gain,
-        "gain_at_least": at_least,
-        "margin": margin,
-    }
-    not_worse = at_least >= -margin
-    text += (
-        f"; champion v{job.champion_number} {best:.4f} on the same rows: gain {gain:+.4f}, "
-        f"with 95 % confidence at least {at_least:+.4f}"
-    )
-    if not not_worse:
-        text += f", which may be worse by more than the margin {margin:g}"
-    return Check(name, enough and not_worse, text, details)
-
-
-def interval(resampled: Any, value: float, rows: int, metric: str) -> tuple[float, float]:
-    """Where the metric lies with 95 % confidence.
-
-    Resamples of rows that are all right say nothing of the next one, so a share's interval is at
-    least Wilson's (E. B. Wilson, Probable Inference, 1927) for as many rows.
+    Raises `SandboxError` when it could not say anything.
     """
-    low, high = (float(one) for one in np.quantile(resampled, [0.025, 0.975]))
-    if metric not in SHARES:
-        return low, high
-    centre = value + _Z**2 / (2 * rows)
-    spread = _Z * math.sqrt(value * (1 - value) / rows + _Z**2 / (4 * rows**2))
-    whole = 1 + _Z**2 / rows
-    return min(low, (centre - spread) / whole), max(high, (centre + spread) / whole)
+    done = None
+    # One that was started ahead knows nothing of the application's own modules.
+    if not modules and (ahead := _ahead.pop(cache, None)):
+        done = ahead.judge(job, size)
+    if done is None or not done.stdout.startswith(READY):
+        shown = [Path(one) for one in (job.candidate, job.champion) if one]
+        done = start(
+            msgspec.json.encode(job),
+            shown,
+            seconds=WAIT * job.seconds,
+            memory=MEMORY + 8 * size,
+            modules=modules,
+        )
+    return _said(job, done)
 
 
-def _by_its_own_word(job: Job, candidate: _Asked) -> Check:
-    """Without held-out rows nothing is measured, and what it tells of itself accepts nothing."""
-    told = candidate.manifest.metrics.get(job.metric)
-    words = f" ({told:.4f} is its publisher's word alone)" if told is not None else ""
-    return Check(
-        "good_enough",
-        False,
-        f"there are no held-out rows to measure its {job.metric} on{words}: publish it with "
-        "held_out=(rows, truth), or a person accepts it by name with `tandem accept`",
-        {"metric": job.metric, "told": told, "floor": job.floor},
-    )
-
-
-def _same_rows(one: _Asked, other: _Asked) -> bool:
-    ours, theirs = one.manifest, other.manifest
-    return (
-        ours.task == theirs.task
-        and ours.layout == theirs.layout
-        and _shapes(ours.features) == _shapes(theirs.features)
-    )
-
-
-def _shapes(features: Sequence[packages.Feature]) -> list[tuple[bool, list[int]]]:
-    return [(feature.dtype == "str", feature.shape) for feature in features]
-
-
-def _measured(
-    candidate: _Asked, champion: _Asked | None, rows: NDArray[Any], exam: _Exam | None
-) -> Measured | None:
-    """For the asset page, whatever the checks said; None where it does not answer its own rows."""
+def _said(job: Job, done: Ended) -> Found:
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    last = lines[-1][:200] if lines else ""
+    if not done.stdout.startswith(READY) or done.code == MACHINERY or done.code in _FROM_OUTSIDE:
+        how = done.stopped or f"exit code {done.code}"
+        raise SandboxError(
+            f"v{job.number} could not be judged: the judge ended before its time ({how}): {last}"
+        )
+    if done.code == _OUT_OF_TIME:
+        return refused(f"takes more than {job.seconds} s of computing to be asked")
+    if done.stopped:
+        return refused(f"was stopped: it {done.stopped}")
+    if done.code != 0:
+        how = f"signal {-done.code}" if done.code and done.code < 0 else f"exit {done.code}"
+        return refused(f"ends the process that asks it ({how}): {last}")
     try:
-        measured = Measured(speed=candidate.speed(rows[:1]))
-        if exam is None or exam.rows is None or exam.answers is None:
-            return measured
-        of_candidate = evaluate(candidate.manifest, exam.held_out, exam.answers)
-        measured = msgspec.structs.replace(of_candidate, speed=measured.speed, whose=exam.whose)
-        if champion is None or not _same_rows(candidate, champion):
-            return measured
+        found = msgspec.json.decode(done.stdout[len(READY) :], type=Found)
+    except (msgspec.MsgspecError, RecursionError):
+        return refused("the process that asks it ended without a verdict")
+    if found.measured and not found.measured.is_whole():
+        # What that process says is believed no further than it can be shown.
+        return msgspec.structs.replace(found, measured=None)
+    return found
+
+
+class _Ahead:
+    """A judge started before there was anything to judge: its imports take seconds."""
+
+    def __init__(self, cache: Path) -> None:
+        self._told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._shown = cache / "judged"
+        self._shown.mkdir(parents=True, exist_ok=True)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
         try:
-            theirs = metrics_of(champion.manifest, exam.held_out, champion.answers(exam.rows))
-        except (PackageError, ValueError):
-            return measured
-        return msgspec.structs.replace(measured, champion=theirs)
-    except (PackageError, ValueError):
-        return None
+            done = start(
+                self._told.get, [self._shown], seconds=AHEAD, memory=MEMORY, option="--ahead"
+            )
+        except (SandboxError, OSError) as problem:
+            log.info("no judge was started ahead: %s", problem)
+            self._done.put(None)
+        else:
+            self._done.put(done)
+
+    def judge(self, job: Job, size: int) -> Ended | None:
+        """How it ended over the job; None where this is not the one for it."""
+        if size > _SMALL:
+            self.end()
+            return None
+        self._told.put(msgspec.json.encode(job))
+        return self._done.get()
+
+    def end(self) -> None:
+        """Let it go: there is nothing to judge."""
+        self._told.put(b"")
+        self._done.get()
 
 
-if __name__ == "__main__":
-    main()
+AHEAD = 3600.0
+_SMALL = 64 * 2**20
+_ahead: dict[Path, _Ahead] = {}
+
+
+def start_ahead(cache: Path) -> None:
+    """Start a judge for packages below `cache`, as this process will need one soon."""
+    if cache not in _ahead:
+        _ahead[cache] = _Ahead(cache)
+
+
+def end_ahead() -> None:
+    """Let go of the judges that were started and not needed."""
+    while _ahead:
+        _ahead.popitem()[1].end()
+
+
+atexit.register(end_ahead)

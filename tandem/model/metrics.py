@@ -1,4 +1,4 @@
-"""What a model does on held-out rows: metrics, confusion, calibration, and the time for one row."""
+"""What a model does on held-out rows: metrics, confusion, calibration, speed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ _LOWER = ("log_loss", "mae", "rmse")
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """The answers whose probability is in one tenth: its mean, the share that is right, how many
-    they are.
-    """
+    """The answers whose probability is in one tenth: its mean, the share right."""
 
     claimed: float
     right: float
@@ -44,7 +42,7 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model did on `rows` held-out rows, and the champion's metrics on the same ones.
+    """What a model did on `rows` held-out rows, and the champion on the same.
 
     `confusion[true][answered]` counts rows in the order of `labels`; empty for a regression, and
     where there are more than `LIMIT` labels.
@@ -78,12 +76,12 @@ def lower_is_better(metric: str) -> bool:
 def check_metric(metric: str) -> str:
     """The metric, if it can be measured here; raises `PackageError`."""
     if metric not in _CLASSES + _NUMBERS:
-        raise PackageError(f"metric {metric!r}: want one of {', '.join(_CLASSES + _NUMBERS)}")
+        raise PackageError(f"metric {metric!r}: expected one of {', '.join(_CLASSES + _NUMBERS)}")
     return metric
 
 
 def evaluate(manifest: Manifest, held_out: HeldOut, answers: NDArray[Any]) -> Measured:
-    """Metrics, confusion and calibration of a model's `answers`: rows x labels, or values.
+    """Metrics, confusion and calibration of `answers` (rows x labels, or values).
 
     Raises `PackageError` and `ValueError` for answers that do not fit the rows.
     """
@@ -116,15 +114,16 @@ def metrics_of(manifest: Manifest, held_out: HeldOut, answers: NDArray[Any]) -> 
 
 
 def confusion(real: NDArray[Any], said: NDArray[Any], labels: int) -> list[list[int]]:
-    """Counts of rows by their label's number (rows) and the one that was answered (columns)."""
+    """Counts of rows by their label's number (rows) and the answered one (columns)."""
     table = np.zeros((labels, labels), dtype=int)
     np.add.at(table, (real, said), 1)
     return [[int(count) for count in row] for row in table]
 
 
 def calibration(claimed: NDArray[Any], right: NDArray[Any]) -> list[Bin]:
-    """How often an answer that claims a probability is right, by tenths; empty ones are left
-    out.
+    """How often answers are right, by tenths of the probability that they claim.
+
+    Empty tenths are left out.
     """
     claimed = np.clip(claimed, 0, 1)
     bins = np.clip((claimed * BINS).astype(int), 0, BINS - 1)
@@ -139,7 +138,7 @@ def calibration(claimed: NDArray[Any], right: NDArray[Any]) -> list[Bin]:
 
 
 def microseconds(call: Callable[[], Any], *, times: int = 500, seconds: float = 0.25) -> float:
-    """The median time of a call, of at most so many and for at most so long, after a first one."""
+    """The median time of a call, after a first one, over `times` or `seconds` at most."""
     call()
     took: list[float] = []
     until = time.perf_counter() + seconds
@@ -166,9 +165,9 @@ class Truth:
     def losses(
         self, manifest: Manifest, answers: NDArray[Any], metric: str
     ) -> tuple[NDArray[Any], ...]:
-        """Row by row what the metric is made of: truth, answer, and the truth's probability."""
+        """What the metric is made of, by row: truth, answer, the truth's probability."""
         if self.classes != (metric in _CLASSES):
-            raise PackageError(f"{metric} is no metric of a {manifest.task}")
+            raise PackageError(f"{metric} does not measure a {manifest.task}")
         if not self.classes:
             return self.values, answers.reshape(self.values.shape)
         # By name: another version may have its labels in another order, or lack one.
@@ -184,14 +183,15 @@ class Truth:
 
 
 def resamples(rows: int) -> NDArray[Any]:
-    """Row numbers to measure again on (resamples x rows), to learn how sure a metric is."""
+    """Row numbers to measure again on (resamples x rows), for intervals."""
     # Seeded: the same package gets the same verdict.
     return np.random.default_rng(0).integers(0, rows, size=(RESAMPLES, rows))
 
 
 def metric_of(told: tuple[NDArray[Any], ...], metric: str, picks: NDArray[Any] | None) -> Any:
-    """The metric on all rows, or on each resample of them (paired: the same rows for every
-    model).
+    """The metric on all rows, or on each resample of them.
+
+    Resamples are paired: the same rows for every model.
     """
     if picks is None:
         return float(metric_of(told, metric, np.arange(len(told[0]))[None, :])[0])

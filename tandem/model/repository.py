@@ -1,5 +1,4 @@
-"""The model repository: numbered, whole, verified versions of one model in an object store;
-publish, find, fetch.
+"""The model repository: numbered, whole, verified versions of one model in an object store.
 
     models/NAME/blobs/sha256/HEX       files, named by their content, so nothing is uploaded twice
     models/NAME/versions/000017.json   a version: its manifest and number, created last and only if
@@ -7,45 +6,34 @@ publish, find, fetch.
     models/NAME/versions.latest        the newest version again (see storage/numbered.py)
     models/NAME/digests/HEX.json       package digest → version number, so a package is found again
 
-A version is there, and then whole, or it is not. Whoever takes number N+1 has seen to it that
-version N is in the index before: so every version but the newest is found by its digest, whoever
-was killed when.
+A version is there, and then whole, or it is not. Version N is indexed before N+1 is created, so
+only the newest can be missing from the index, even after a crash.
 """
 
 from __future__ import annotations
 
 import datetime
-import fcntl
-import hashlib
-import os
 import secrets
 import shutil
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
 import msgspec
 
 from tandem.errors import Conflict, NotFound, PackageError, StorageError
 from tandem.model import package as packages
-from tandem.model import writing
-from tandem.model.package import File, Manifest, Package, Picture
-from tandem.storage import Progress, Store, open_store
+from tandem.model.blobs import Blobs
+from tandem.model.package import File, Manifest, Package
+from tandem.storage import Progress, Store
 from tandem.storage.numbered import NumberedLog
-
-SMALL = 2**20
-"""Bytes up to which a file is sent without asking first whether it is there."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One published version: `digest` names its content, `created` and `publisher` its
-    publishing.
-    """
+    """One published version: `digest` names its content, the rest its publishing."""
 
     number: int
     digest: str
@@ -58,8 +46,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
         return f"<{self.manifest.name} v{self.number}, {self.digest[:19]}, by {self.publisher}>"
 
 
-class Pruned(msgspec.Struct, frozen=True):
-    """What `prune` removed: version numbers, and how many files no other version shares."""
+class PrunedVersions(msgspec.Struct, frozen=True):
+    """What `prune` removed: version numbers, and how many files nobody shares."""
 
     versions: list[int]
     blobs: int
@@ -84,6 +72,7 @@ class Repository:
         self.name = packages.check_name(name)
         self.prefix = f"models/{name}"
         self._log = NumberedLog(store, f"{self.prefix}/versions")
+        self._blobs = Blobs(store, self.prefix)
 
     def url(self, number: int) -> str:
         """Where the version is, for people."""
@@ -94,7 +83,7 @@ class Repository:
     def publish(
         self, package: Package, *, publisher: str = "", progress: Progress | None = None
     ) -> tuple[Version, bool]:
-        """Make the package the next version; returns it, and False where it was there already.
+        """Make the package the next version; False where it was there already.
 
         What the store has is not uploaded again. Raises `StorageError`, or `PackageError` when the
         package is of another model or its files changed since it was read.
@@ -105,9 +94,9 @@ class Repository:
         files = self._files(manifest, package.folder)
         known = self._indexed(package.digest)
         if known is not None and (existing := self._existing(known)):
-            self._upload(package.folder, files, progress, look=True)
+            self._blobs.upload(package.folder, files, progress, look=True)
             return existing, False
-        found_there = self._upload(package.folder, files, progress)
+        found_there = self._blobs.upload(package.folder, files, progress)
         who = publisher or manifest.publisher
         mark = secrets.token_hex(8)
 
@@ -136,85 +125,13 @@ class Repository:
         version = _version(data, self._log.key(number))
         self._index(version.digest, number)
         # A prune at the same moment may have taken a shared file between our look and our record.
-        self._upload(package.folder, found_there, None, look=True)
+        self._blobs.upload(package.folder, found_there, None, look=True)
         return version, _decode(data, self._log.key(number)).mark == mark
 
     def _files(self, manifest: Manifest, folder: Path) -> list[File]:
         evaluation = manifest.evaluation.file if manifest.evaluation else None
         beside = [evaluation] if evaluation and (folder / evaluation.path).exists() else []
         return [*manifest.files, *beside]
-
-    def _upload(
-        self, folder: Path, files: Sequence[File], progress: Progress | None, look: bool = False
-    ) -> list[File]:
-        """Upload what is missing; returns the files that were there already.
-
-        With `look`, nothing is sent before the store was asked whether it has it; without, a small
-        file is simply sent, create-only: one request instead of two.
-        """
-        lock = threading.Lock()
-
-        def moved(count: int) -> None:
-            if progress:
-                with lock:
-                    progress(count)
-
-        # The small ones go along with the large ones, which go one by one: each of those takes as
-        # much memory as a transfer may.
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            small = [file for file in files if file.size <= SMALL]
-            beside = pool.map(lambda file: self._upload_one(folder, file, moved, look), small)
-            large = [file for file in files if file.size > SMALL]
-            done = [self._upload_one(folder, file, moved, look) for file in large]
-            return [file for file in (*done, *beside) if file is not None]
-
-    def _upload_one(self, folder: Path, file: File, progress: Progress, look: bool) -> File | None:
-        """Upload a file unless it is there; then it is returned."""
-        key = self._blob(file.sha256)
-        if (look or file.size > SMALL) and self.store.head(key) is not None:
-            return file
-        try:
-            with (folder / file.path).open("rb") as stream:
-                if file.size <= SMALL:
-                    self._send(key, file, stream.read(), progress)
-                else:
-                    self._stream(key, file, stream, progress)
-        except Conflict:
-            return file
-        return None
-
-    def _send(self, key: str, file: File, content: bytes, progress: Progress | None) -> None:
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise PackageError(f"{file.path}: changed while it was being published")
-        self.store.put(key, content, if_absent=True, progress=progress)
-
-    def _stream(self, key: str, file: File, stream: BinaryIO, progress: Progress | None) -> None:
-        # Hashed as it is sent: what changed since it was read must not keep this name.
-        counted = _Hashed(stream)
-        conflict: Conflict | None = None
-        try:
-            self.store.put(key, cast(BinaryIO, counted), if_absent=True, progress=progress)
-        except Conflict as problem:
-            conflict = problem
-            if not counted.used:
-                raise
-        if counted.hexdigest() != file.sha256:
-            # After a lost answer the conflict may be with our own write; another's is right.
-            if conflict is None or not self._is_whole(key, file.sha256):
-                self.store.delete(key)
-            raise PackageError(f"{file.path}: changed while it was being published")
-        if conflict is not None:
-            raise conflict
-
-    def _is_whole(self, key: str, sha256: str) -> bool:
-        """Whether the store has just that content; read in chunks."""
-        found = hashlib.sha256()
-        try:
-            for chunk in self.store.get(key):
-                found.update(chunk)
-        except NotFound:
-            return True
-        return found.hexdigest() == sha256
 
     # --- finding ---
 
@@ -259,12 +176,11 @@ class Repository:
         progress: Progress | None = None,
         with_evaluation: bool = False,
     ) -> Package:
-        """Version `number` as a verified package in folder `into`, which appears whole or not at
-        all.
+        """Version `number` as a verified package in folder `into`.
 
-        A folder that holds the whole version is verified again and taken as it is; anything else
-        there is replaced only if a fetch left it. Raises `NotFound`, `PackageError`,
-        `StorageError`.
+        The folder appears whole or not at all. One that holds the whole version is verified again
+        and taken as it is; anything else there is replaced only if a fetch left it. Raises
+        `NotFound`, `PackageError`, `StorageError`.
         """
         version = self.version(number)
         into = Path(into)
@@ -303,7 +219,11 @@ class Repository:
                         progress(count)
 
             with ThreadPoolExecutor(max_workers=2) as pool:
-                list(pool.map(lambda file: self._download(file, staging / file.path, moved), files))
+                list(
+                    pool.map(
+                        lambda file: self._blobs.download(file, staging / file.path, moved), files
+                    )
+                )
             manifest = msgspec.json.format(bytes(record.manifest), indent=1) + b"\n"
             (staging / packages.MANIFEST).write_bytes(manifest)
             if into.exists():
@@ -316,24 +236,6 @@ class Repository:
         # Each file was hashed while it came: reading all of it again would tell nothing new.
         return Package(into, version.manifest, version.digest)
 
-    def _download(self, file: File, path: Path, progress: Callable[[int], None]) -> None:
-        sha256, size = hashlib.sha256(), 0
-        try:
-            with path.open("xb") as target:
-                for chunk in self.store.get(self._blob(file.sha256)):
-                    size += len(chunk)
-                    if size > file.size:
-                        break
-                    sha256.update(chunk)
-                    target.write(chunk)
-                    progress(len(chunk))
-        except NotFound:
-            raise PackageError(
-                f"{file.path}: its content is missing in {self.store.url}; publish it again"
-            ) from None
-        if size != file.size or sha256.hexdigest() != file.sha256:
-            raise PackageError(f"{file.path}: changed in {self.store.url}: it has another sha256")
-
     # --- pruning ---
 
     def prune(
@@ -343,17 +245,17 @@ class Repository:
         newest: int = 10,
         grace: float = 24 * 3600.0,
         dry_run: bool = False,
-    ) -> Pruned:
-        """Remove old versions, but those in `keep` (releases that can be rolled back to) and the
-        `newest`.
+    ) -> PrunedVersions:
+        """Remove old versions, but those in `keep` and the `newest`.
 
-        The version goes first. Its files go once no version has named them for `grace` seconds:
-        somebody may just be publishing them again. Killed in between, the next prune goes on.
+        `keep`: releases that can be rolled back to. The version goes first. Its files go once no
+        version has named them for `grace` seconds: somebody may just be publishing them again.
+        Killed in between, the next prune goes on.
         """
         numbers = list(self._log.numbers())
         wanted = {*keep, *numbers[-max(newest, 1) :]}
         if dry_run:
-            return Pruned([number for number in numbers if number not in wanted], 0)
+            return PrunedVersions([number for number in numbers if number not in wanted], 0)
         removed = []
         for number in numbers:
             if number in wanted:
@@ -364,38 +266,15 @@ class Repository:
             self._log.delete(number)
             self.store.delete(f"{self.prefix}/verdicts/{number:06}.json")
             removed.append(number)
-        return Pruned(removed, self._sweep(grace))
+        return PrunedVersions(removed, self._blobs.sweep(grace, self._named))
 
-    def _sweep(self, grace: float) -> int:
-        stored = {
-            stat.key.rsplit("/", 1)[1] for stat in self.store.list(f"{self.prefix}/blobs/sha256/")
-        }
-        # Versions are listed after the files: one published meanwhile names files that we know.
+    def _named(self) -> Iterator[str]:
         for number in self._log.numbers():
             version = self.version(number)
-            named = [*version.manifest.files, *filter(None, [_kept(version)])]
-            stored.difference_update(file.sha256 for file in named)
-        marks_key = f"{self.prefix}/unused.json"
-        try:
-            marks = msgspec.json.decode(self.store.read(marks_key)[0], type=dict[str, float])
-        except (NotFound, msgspec.MsgspecError):
-            marks = {}
-        # By the store's clock, which all who prune share: one's own may be wrong.
-        self.store.put(marks_key, msgspec.json.encode(marks))
-        told = self.store.head(marks_key)
-        now = told.modified if told and told.modified is not None else time.time()
-        marks = {sha256: marks.get(sha256, now) for sha256 in sorted(stored)}
-        due = [sha256 for sha256, since in marks.items() if now - since >= grace]
-        for sha256 in due:
-            self.store.delete(self._blob(sha256))
-            del marks[sha256]
-        self.store.put(marks_key, msgspec.json.encode(marks))
-        return len(due)
+            for file in (*version.manifest.files, *filter(None, [_kept(version)])):
+                yield file.sha256
 
     # --- keys ---
-
-    def _blob(self, sha256: str) -> str:
-        return f"{self.prefix}/blobs/sha256/{sha256}"
 
     def _index_key(self, digest: str) -> str:
         return f"{self.prefix}/digests/{digest.removeprefix('sha256:')}.json"
@@ -413,114 +292,11 @@ class Repository:
             pass
 
 
-def publish(
-    estimator: Any,
-    *,
-    name: str,
-    sample: Any = None,
-    labels: Sequence[str] | None = None,
-    metrics: Mapping[str, float] | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    held_out: tuple[Any, Any] | None = None,
-    training: Any = None,
-    feature_names: Sequence[str] | None = None,
-    image: Picture | None = None,
-    task: packages.Task | None = None,
-    training_commit: str | None = None,
-    data_digest: str | None = None,
-    publisher: str = "",
-    store: str | Store | None = None,
-    progress: Progress | bool = True,
-) -> Version:
-    """Publish a fitted estimator (or an ONNX file, or a package folder, by its path) as the next
-    version.
-
-    `sample`: some rows like those to be asked; `held_out`: (rows, truth) that training never saw,
-    with which a gate compares the model with the live one. `store` is a URL or a store (default:
-    the environment's TANDEM_STORE). Publishing the same again uploads nothing and returns the same
-    version.
-    """
-    if store is None or isinstance(store, str):
-        store = open_store(
-            store or os.environ.get("TANDEM_STORE", "").strip() or "file:.tandem/store"
-        )
-    repository = Repository(store, name)
-    who = publisher or _user()
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        if isinstance(estimator, str | Path) and Path(estimator).is_dir():
-            package = packages.read(estimator)
-            package.golden()  # what contradicts itself is no version
-        else:
-            package = writing.write(
-                Path(folder) / "package",
-                estimator,
-                name=name,
-                sample=sample,
-                labels=labels,
-                metrics=metrics,
-                parameters=parameters,
-                held_out=held_out,
-                training=training,
-                feature_names=feature_names,
-                image=image,
-                task=task,
-                training_commit=training_commit,
-                data_digest=data_digest,
-                publisher=who,
-            )
-        with progress_bar(package.size, f"{name} → {store.url}", progress) as moved:
-            version, _ = repository.publish(package, publisher=who, progress=moved)
-    return version
-
-
-@contextmanager
-def progress_bar(
-    size: int, title: str, wanted: Progress | bool = True
-) -> Iterator[Progress | None]:
-    """A bar on a terminal's standard error, moved by calling what this gives; nothing elsewhere."""
-    if not isinstance(wanted, bool):
-        yield wanted
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not wanted or not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task(title, total=size)
-        yield lambda count: bar.advance(task, count)
-
-
-class _Hashed:
-    """A stream that is hashed as it is read, once and in order."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._sha256 = hashlib.sha256()
-        self.used = False
-
-    def read(self, size: int = -1) -> bytes:
-        self.used = True
-        data = self._stream.read(size)
-        self._sha256.update(data)
-        return data
-
-    def hexdigest(self) -> str:
-        return self._sha256.hexdigest()
-
-
 @contextmanager
 def _only_one(into: Path) -> Iterator[None]:
     """Two fetches into one folder take turns; the second finds it there."""
+    import fcntl  # publishing needs no lock, and Windows has none of this kind
+
     with (into.parent / f".{into.name}.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -544,7 +320,7 @@ def _version(data: bytes, key: str) -> Version:
     except PackageError as problem:
         raise PackageError(f"{key}: {problem}") from None
     if digest != record.digest:
-        raise PackageError(f"{key}: its manifest has another digest than it says")
+        raise PackageError(f"{key}: its manifest has another digest than it states")
     return Version(
         number=record.number,
         digest=digest,
@@ -552,16 +328,6 @@ def _version(data: bytes, key: str) -> Version:
         publisher=record.publisher,
         manifest=manifest,
     )
-
-
-def _user() -> str:
-    import getpass
-    import socket
-
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError, ImportError):
-        return ""
 
 
 def _now() -> str:

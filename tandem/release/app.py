@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tandem.errors import SettingError, one_line
-from tandem.release.project import Gate
+from tandem.model.rules import AcceptanceRule
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 """What an app may be called: part of host names, image names and Dagster's names."""
@@ -31,7 +31,7 @@ class App:
 
     name: str
     description: str = ""
-    gate: Gate = dataclasses.field(default_factory=Gate)
+    rule: AcceptanceRule = dataclasses.field(default_factory=AcceptanceRule)
     training: type[msgspec.Struct] | None = None
     train: Callable[..., Any] | None = None
     owners: tuple[str, ...] = ()

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from tandem.build.app_build import AppBuild
 from tandem.errors import NothingToPack, SourceError
 from tandem.model import acceptance
+from tandem.model import judge as judging_process
+from tandem.model.rules import Criteria
 from tandem.release.commits import green_builds
 from tandem.release.project import Project
 from tandem.release.records import PassedOver, Proof
 
 
-def rule(project: Project, build: AppBuild | None = None) -> acceptance.Rule:
+def rule(project: Project, build: AppBuild | None = None) -> Criteria:
     """What models are judged by just now, beside the code of `build`.
 
     By default that of the newest commit whose tests passed: a model is judged by the libraries
@@ -23,22 +25,22 @@ def rule(project: Project, build: AppBuild | None = None) -> acceptance.Rule:
         with contextlib.suppress(NothingToPack, SourceError):
             build = next(green_builds(project)[0], None)
     champion = project.ledger.releases.latest()
-    return acceptance.Rule(
-        gate=project.gate,
+    return Criteria(
+        rule=project.rule,
         takes=build.recipe.model if build else None,
         lock=(build.locked or None) if build else None,
         champion=champion.model.version if champion else None,
     )
 
 
-def rules(project: Project) -> tuple[Iterator[tuple[AppBuild, acceptance.Rule]], list[PassedOver]]:
+def rules(project: Project) -> tuple[Iterator[tuple[AppBuild, Criteria]], list[PassedOver]]:
     """The newest commits whose tests passed, one for each model that code was written for.
 
     Each with the rule by which a model beside it is judged; the list has the red commits above.
     """
     builds, passed_over = green_builds(project)
 
-    def different() -> Iterator[tuple[AppBuild, acceptance.Rule]]:
+    def different() -> Iterator[tuple[AppBuild, Criteria]]:
         seen = []
         for build in builds:
             if build.recipe.model not in seen:
@@ -92,11 +94,11 @@ def is_judged(project: Project) -> bool:
     )
 
 
-def judge(project: Project, number: int, by: acceptance.Rule) -> acceptance.Verdict:
+def judge(project: Project, number: int, by: Criteria) -> acceptance.Verdict:
     """The verdict that stands on that version, or a new one."""
     return acceptance.judge(project.models, number, by, cache=project.state / "models")
 
 
 def expect_judging(project: Project) -> None:
     """Start what judges a model ahead, as a version is about to be published or judged."""
-    acceptance.start_ahead(project.state / "models")
+    judging_process.start_ahead(project.state / "models")

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 
 from tandem.build.app_build import Builds
-from tandem.model.acceptance import Gate
 from tandem.model.package import Package
 from tandem.model.repository import Repository
+from tandem.model.rules import AcceptanceRule
 from tandem.oci import Registry, open_registry
 from tandem.release.records import Ledger
 from tandem.settings import Settings
@@ -19,16 +19,14 @@ from tandem.source import Source
 from tandem.storage import Store, open_store
 from tandem.targets import Target, open_target
 
-__all__ = ["Gate", "Project"]
-
 
 class Project:
     """Opens each part when it is first used, so that one can be asked without the others."""
 
-    def __init__(self, app: str, settings: Settings, gate: Gate | None = None) -> None:
+    def __init__(self, app: str, settings: Settings, rule: AcceptanceRule | None = None) -> None:
         self.app = app
         self.settings = settings
-        self.gate = gate or Gate()
+        self.rule = rule or AcceptanceRule()
         self._packages: dict[int, Package] = {}
 
     @property

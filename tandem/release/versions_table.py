@@ -10,6 +10,7 @@ import msgspec
 from tandem.errors import TandemError
 from tandem.model import acceptance
 from tandem.model.repository import Version
+from tandem.model.rules import Criteria
 from tandem.release.judging import rule
 from tandem.release.project import Project
 from tandem.storage.numbered import AT_ONCE
@@ -105,7 +106,7 @@ def _live_version(project: Project) -> int | None:
     return next((r.model.version for r in images if r.digest == live.digest), None)
 
 
-def _verdict(project: Project, version: Version, by: acceptance.Rule) -> str:
+def _verdict(project: Project, version: Version, by: Criteria) -> str:
     verdict = acceptance.standing_verdict(project.models, version, by)
     if verdict is None:
         return "not judged yet"

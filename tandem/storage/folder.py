@@ -6,7 +6,6 @@ Both after an fsync.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import time
@@ -143,6 +142,8 @@ class FolderStore:
         """Writers of one key take turns, also between processes; a killed one lets go."""
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
+        import fcntl  # creating needs no lock, and Windows has none of this kind
+
         with (folder / f"{zlib.crc32(key.encode()) % 64:02}").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield

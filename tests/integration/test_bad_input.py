@@ -23,7 +23,7 @@ import msgspec
 from orchestration import apps
 
 def of(app):
-    return dataclasses.replace(app, gate=msgspec.structs.replace(app.gate, held_out=""))
+    return dataclasses.replace(app, rule=msgspec.structs.replace(app.rule, held_out=""))
 
 apps.APPS = tuple(of(app) for app in apps.APPS)
 """

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from support.tiny import Training
 from tandem.dagster.definitions import build_defs
+from tandem.model.rules import AcceptanceRule
 from tandem.release.app import App
-from tandem.release.project import Gate
 
 
 def _train(parameters: Training, **_: object) -> None:
@@ -19,7 +19,7 @@ APPS = (
     App(
         name="tiny",
         description="for tests",
-        gate=Gate(metric="accuracy", floor=0.9),
+        rule=AcceptanceRule(metric="accuracy", floor=0.9),
         training=Training,
         train=_train,
     ),

@@ -20,9 +20,11 @@ import msgspec
 
 from support.repositories import Repository
 from tandem import settings as tandem_settings
-from tandem.model.repository import Version, publish
+from tandem.model.publish import publish
+from tandem.model.repository import Version
+from tandem.model.rules import AcceptanceRule
 from tandem.release.app import App
-from tandem.release.project import Gate, Project
+from tandem.release.project import Project
 
 SERVICE = '''
 """Answers the golden questions of the package it is started with."""
@@ -117,7 +119,7 @@ class Tiny:
         self.app = App(
             name=name,
             description="for tests",
-            gate=Gate(metric="accuracy", floor=0.9),
+            rule=AcceptanceRule(metric="accuracy", floor=0.9),
             training=Training,
             train=self._train,
         )
@@ -129,7 +131,7 @@ class Tiny:
             "TANDEM_STATE": str(folder / "state"),
             **settings,
         }
-        self.project = Project(name, tandem_settings.load(self.settings), self.app.gate)
+        self.project = Project(name, tandem_settings.load(self.settings), self.app.rule)
 
     @functools.cached_property
     def tandem(self) -> Any:
@@ -167,6 +169,7 @@ class Tiny:
             publisher=publisher,
             store=self.project.store,
             progress=False,
+            check=False,
             **given,
         )
 

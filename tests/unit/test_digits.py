@@ -20,6 +20,7 @@ from tandem.model import acceptance
 from tandem.model.interface import Takes, mismatch
 from tandem.model.package import as_array, open_predictor
 from tandem.model.repository import Repository
+from tandem.model.rules import Criteria
 from tandem.storage import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,7 +183,7 @@ def test_it_is_judged_as_the_project_judges_it_and_fits_the_code(tmp_path: Path)
     repository.publish(training.package_of(trained, tmp_path / "package"))
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())
     takes = msgspec.convert(told["tool"]["tandem"]["app"]["model"], Takes)
-    rule = acceptance.Rule(gate=APPS[0].gate, takes=takes)
+    rule = Criteria(rule=APPS[0].rule, takes=takes)
     verdict = acceptance.judge(repository, 1, rule, cache=tmp_path)
     assert verdict.accepted, verdict.reason
     summaries = {check.name: check.summary for check in verdict.checks}

@@ -1,4 +1,4 @@
-"""What a manifest and its golden answers may say: all of it bounded, and nothing contradictory."""
+"""What a manifest may say: all of it bounded, and nothing contradictory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from tandem.errors import PackageError
 from tandem.model.package.format import (
@@ -23,54 +21,45 @@ from tandem.model.package.format import (
     MAX_EVALUATION,
     MAX_FEATURES,
     MAX_GOLDEN,
-    MAX_GOLDEN_ROWS,
     MAX_LABELS,
     MAX_LEVELS,
-    MAX_MODEL,
-    MAX_ONNX,
     MAX_SIDE,
     MAX_TEXT,
-    MAX_TOLERANCE,
-    ONNX,
-    SKOPS,
     Evaluation,
     Feature,
-    Golden,
     Manifest,
     Picture,
-    Prediction,
     Statistics,
 )
-from tandem.model.package.rows import check_rows, predictions_of, row_shape
-
-_SAME = 1e-6
-"""How far a recorded prediction may be from the recorded answer: they are one number, and a writer
-may have rounded one of them.
-"""
+from tandem.model.package.rows import row_shape
+from tandem.model.package.runtimes import Runtime, runtime_of
 
 
 def check_name(name: str) -> str:
     """The name, when it can be part of a key, a tag and a URL; raises `PackageError`."""
     if not re.fullmatch(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", name):
         raise PackageError(
-            f"model name {name[:80]!r}: want at most 64 of a-z, 0-9, '.', '_', '-', "
+            f"model name {name[:80]!r}: expected at most 64 of a-z, 0-9, '.', '_', '-', "
             "with a letter or digit first and last"
         )
     return name
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Refuse a manifest that makes no sense, or asks for more memory or time than any model needs;
-    raises `PackageError`.
+    """Refuse a manifest that makes no sense or asks for too much.
+
+    Too much is more memory or time than any model needs. Raises `PackageError`.
     """
     check_name(manifest.name)
     _check_files(manifest)
     _check_texts(manifest)
     _check_features(manifest)
     if manifest.task == "classification" and not 2 <= len(manifest.labels) <= MAX_LABELS:
-        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels, want 2 to {MAX_LABELS}")
+        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels, expected 2 to {MAX_LABELS}")
     if manifest.task == "regression" and manifest.labels:
-        raise PackageError(f"{MANIFEST}: {len(manifest.labels)} labels for a regression, want none")
+        raise PackageError(
+            f"{MANIFEST}: {len(manifest.labels)} labels for a regression, expected none"
+        )
     if len(set(manifest.labels)) != len(manifest.labels):
         raise PackageError(f"{MANIFEST}: a label is there twice")
     for name, value in manifest.metrics.items():
@@ -86,31 +75,37 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def _check_files(manifest: Manifest) -> None:
+    runtime = runtime_of(manifest.runtime)
     paths = [file.path for file in manifest.files]
     evaluation = manifest.evaluation.file if manifest.evaluation else None
     for file in [*manifest.files, *([evaluation] if evaluation else [])]:
-        allowed = (
-            {EVALUATION: MAX_EVALUATION}
-            if file is evaluation
-            else {ONNX: MAX_ONNX, SKOPS: MAX_MODEL, GOLDEN: MAX_GOLDEN}
-        )
-        if file.path not in allowed:
+        most = MAX_EVALUATION if file is evaluation else _most(runtime, file.path)
+        if most is None or (file.path == EVALUATION) != (file is evaluation):
             raise PackageError(f"{file.path[:80]!r}: not a file of a model package")
-        if not 0 <= file.size <= allowed[file.path]:
-            raise PackageError(
-                f"{file.path}: {file.size} bytes, at most {allowed[file.path]} are read"
-            )
+        if not 0 <= file.size <= most:
+            raise PackageError(f"{file.path}: {file.size} bytes, at most {most} are read")
         if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
             raise PackageError(f"{file.path}: {file.sha256[:80]!r} is not a sha256")
     if len(set(paths)) != len(paths):
         raise PackageError(f"{MANIFEST}: names a file twice")
-    if GOLDEN not in paths:
+    if (manifest.task == "opaque") != ("*" in runtime.FILES):
+        raise PackageError(f"{MANIFEST}: a model of runtime {manifest.runtime} is {manifest.task}")
+    if GOLDEN not in paths and manifest.task != "opaque":
         raise PackageError(f"{GOLDEN}: missing from the manifest")
-    needed = ONNX if manifest.runtime == "onnx" else SKOPS
-    if needed not in paths:
+    if runtime.FILE and runtime.FILE not in paths:
         raise PackageError(
-            f"{needed}: missing from the manifest, whose runtime is {manifest.runtime}"
+            f"{runtime.FILE}: missing from the manifest, whose runtime is {manifest.runtime}"
         )
+
+
+def _most(runtime: Runtime, path: str) -> int | None:
+    """The most bytes of a file with that name; None where no such file belongs there."""
+    if path == GOLDEN:
+        return MAX_GOLDEN
+    if path in runtime.FILES:
+        return runtime.FILES[path]
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", path)
+    return runtime.FILES.get("*") if plain and path not in (MANIFEST, EVALUATION) else None
 
 
 def _check_texts(manifest: Manifest) -> None:
@@ -145,9 +140,11 @@ def _check_count(what: str, entries: Mapping[str, Any]) -> None:
 
 
 def _check_features(manifest: Manifest) -> None:
+    if manifest.task == "opaque" and not manifest.features:
+        return
     if not 1 <= len(manifest.features) <= MAX_FEATURES:
         raise PackageError(
-            f"{MANIFEST}: {len(manifest.features)} features, want 1 to {MAX_FEATURES}"
+            f"{MANIFEST}: {len(manifest.features)} features, expected 1 to {MAX_FEATURES}"
         )
     if len({feature.name for feature in manifest.features}) != len(manifest.features):
         raise PackageError(f"{MANIFEST}: two features have one name")
@@ -155,7 +152,7 @@ def _check_features(manifest: Manifest) -> None:
         if feature.dtype not in DTYPES:
             raise PackageError(
                 f"feature {feature.name!r}: dtype {feature.dtype[:80]!r}, "
-                f"want one of {', '.join(DTYPES)}"
+                f"expected one of {', '.join(DTYPES)}"
             )
         if (
             len(feature.shape) > MAX_DIMENSIONS
@@ -164,8 +161,8 @@ def _check_features(manifest: Manifest) -> None:
         ):
             shape = str(feature.shape)[:80]
             raise PackageError(
-                f"feature {feature.name!r}: absurd shape {shape}, want at most {MAX_DIMENSIONS} "
-                f"sides and {MAX_ELEMENTS} elements"
+                f"feature {feature.name!r}: absurd shape {shape}, expected at most "
+                f"{MAX_DIMENSIONS} sides and {MAX_ELEMENTS} elements"
             )
     if manifest.layout == "matrix" and not _is_matrix(manifest.features):
         raise PackageError(
@@ -173,6 +170,13 @@ def _check_features(manifest: Manifest) -> None:
         )
     if manifest.layout == "series" and (len(manifest.features) != 1 or manifest.features[0].shape):
         raise PackageError(f"{MANIFEST}: a series has one feature without a shape")
+    if manifest.layout == "tensors" and (
+        len(manifest.features) < 2
+        or sum(math.prod(feature.shape) for feature in manifest.features) > MAX_ELEMENTS
+    ):
+        raise PackageError(
+            f"{MANIFEST}: tensors are several features, of at most {MAX_ELEMENTS} elements in all"
+        )
     if manifest.layout == "table" and any(feature.shape for feature in manifest.features):
         raise PackageError(f"{MANIFEST}: a table's features have no shape")
 
@@ -205,19 +209,19 @@ def _check_picture(manifest: Manifest, picture: Picture) -> None:
     width, height = picture.width, picture.height
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise PackageError(
-            f"{MANIFEST}: image of {width} x {height}, want sides of 1 to {MAX_SIDE}"
+            f"{MANIFEST}: image of {width} x {height}, expected sides of 1 to {MAX_SIDE}"
         )
     if picture.mode != "L":
         raise PackageError(
-            f"{MANIFEST}: image mode {picture.mode[:80]!r}, want 'L': pictures are read in grey"
+            f"{MANIFEST}: image mode {picture.mode[:80]!r}, expected 'L': pictures are read in grey"
         )
     if picture.background not in ("black", "white") or picture.ink not in ("bright", "dark"):
         raise PackageError(
             f"{MANIFEST}: image background {picture.background[:80]!r} and ink "
-            f"{picture.ink[:80]!r}, want 'black' or 'white', and 'bright' or 'dark'"
+            f"{picture.ink[:80]!r}, expected 'black' or 'white', and 'bright' or 'dark'"
         )
     if not 0 < picture.maximum <= 2**32:
-        raise PackageError(f"{MANIFEST}: image maximum {picture.maximum}, want more than 0")
+        raise PackageError(f"{MANIFEST}: image maximum {picture.maximum}, expected more than 0")
     elements = math.prod(row_shape(manifest))
     if manifest.layout != "matrix" or width * height != elements:
         raise PackageError(
@@ -237,8 +241,8 @@ def _check_statistics(statistics: Statistics) -> None:
     levels = len(statistics.levels)
     if levels > MAX_LEVELS or any(len(values) != levels for values in statistics.quantiles):
         raise PackageError(
-            f"{MANIFEST}: statistics have {levels} levels, want at most {MAX_LEVELS}, and as many "
-            "quantiles for each element"
+            f"{MANIFEST}: statistics have {levels} levels, expected at most {MAX_LEVELS}, and as "
+            "many quantiles for each element"
         )
     for shares in (statistics.answers, *statistics.categories.values()):
         _check_lengths("a category", shares)
@@ -262,92 +266,3 @@ def _check_evaluation(manifest: Manifest, evaluation: Evaluation) -> None:
         )
     if any(not 0 <= count < 2**53 for row in table for count in row):
         raise PackageError(f"{MANIFEST}: a confusion matrix with a count that is none")
-
-
-def check_golden_agrees(manifest: Manifest, golden: Golden) -> None:
-    """Refuse golden rows of another shape than the manifest says, answers that its predictions
-    contradict, and a tolerance that would let anything pass; raises `PackageError`.
-    """
-    if not len(golden.inputs) == len(golden.answers) == len(golden.predictions):
-        raise PackageError(f"{GOLDEN}: inputs, answers and predictions are not of one length")
-    if not 1 <= len(golden.inputs) <= MAX_GOLDEN_ROWS:
-        raise PackageError(f"{GOLDEN}: {len(golden.inputs)} rows, want 1 to {MAX_GOLDEN_ROWS}")
-    check_rows(manifest, golden.inputs)
-    classifies = manifest.task == "classification"
-    width = len(manifest.labels) if classifies else len(golden.answers[0])
-    if not 1 <= width <= MAX_LABELS:
-        raise PackageError(f"{GOLDEN}: answers of {width} values, want 1 to {MAX_LABELS}")
-    for number, answer in enumerate(golden.answers):
-        if len(answer) != width:
-            wanted = f"{width} labels" if classifies else f"{width} in the first"
-            raise PackageError(f"{GOLDEN}: answer {number} has {len(answer)} numbers for {wanted}")
-        if not all(map(math.isfinite, answer)):
-            raise PackageError(f"{GOLDEN}: answer {number} is not finite")
-    _check_tolerance(manifest, golden)
-    if classifies:
-        _check_probabilities(golden)
-    # What the service would make of these answers; one target alone is a number there, not a list.
-    answers = np.asarray(golden.answers, dtype=np.float64)
-    told = predictions_of(manifest, answers if classifies or width > 1 else answers[:, 0])
-    for number, (want, got) in enumerate(zip(told, golden.predictions, strict=True)):
-        if problem := _contradiction(manifest, golden.answers[number], want, got):
-            raise PackageError(f"{GOLDEN}: prediction {number} contradicts its answer: {problem}")
-
-
-def _check_tolerance(manifest: Manifest, golden: Golden) -> None:
-    allowed = MAX_TOLERANCE
-    if manifest.task == "regression":
-        # As it is written: relative to the largest answer, of which a zero still has one.
-        allowed *= max(abs(value) for answer in golden.answers for value in answer) + 1e-12
-    if not 0 <= golden.tolerance <= allowed:
-        raise PackageError(
-            f"{GOLDEN}: tolerance {golden.tolerance:g}, want 0 to {allowed:g}: what is recorded is "
-            "what the model answers"
-        )
-
-
-def _check_probabilities(golden: Golden) -> None:
-    # As when they were written. A tolerance says something about probabilities alone.
-    for number, answer in enumerate(golden.answers):
-        if min(answer) < -1e-3 or abs(sum(answer) - 1) > 1e-2:
-            raise PackageError(
-                f"{GOLDEN}: answer {number} is no probabilities: they are below 0, or do not sum "
-                "to 1"
-            )
-
-
-def _contradiction(
-    manifest: Manifest, answer: Sequence[float], want: Prediction, got: Prediction
-) -> str:
-    if manifest.task == "regression":
-        if got.labels or got.probabilities or not _same(want.value, got.value):
-            return f"value {str(got.value)[:60]}, the answer is {str(want.value)[:60]}"
-        return ""
-    if got.value is not None or not len(want.labels) == len(got.labels) == len(got.probabilities):
-        return (
-            f"{len(got.labels)} labels with {len(got.probabilities)} probabilities, "
-            f"want the best {len(want.labels)}"
-        )
-    if len(set(got.labels)) != len(got.labels):
-        return f"labels {got.labels}: one is there twice"
-    place = {label: at for at, label in enumerate(manifest.labels)}
-    for label, given, best in zip(got.labels, got.probabilities, want.probabilities, strict=True):
-        # Equally probable labels may stand in any order.
-        if label not in place or not _same(answer[place[label]], best):
-            return f"labels {got.labels}, the best are {want.labels}"
-        if not _same(given, best):
-            return f"{label!r} with probability {given}, the answer is {best}"
-    return ""
-
-
-def _same(one: float | list[float] | None, other: float | list[float] | None) -> bool:
-    if isinstance(one, list) or isinstance(other, list):
-        return (
-            isinstance(one, list)
-            and isinstance(other, list)
-            and len(one) == len(other)
-            and all(map(_same, one, other))
-        )
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= _SAME * max(1.0, abs(one))

@@ -1,4 +1,4 @@
-"""What a package holds: names, bounds, and the types of the manifest and of the files beside it."""
+"""What a package holds: names, bounds, and the types of its files."""
 
 from __future__ import annotations
 
@@ -57,10 +57,17 @@ DTYPES: dict[str, Any] = {
     "str": np.object_,
 }
 
-Task = Literal["classification", "regression"]
-Layout = Literal["matrix", "table", "series"]
-"""How rows reach the model: one 2-D array of one dtype, columns of their own dtypes, or a 1-D
-array.
+Task = Literal["classification", "regression", "opaque"]
+"""Opaque: only the application can ask it, so it has no features and no golden answers."""
+Layout = Literal["matrix", "table", "series", "tensors"]
+"""How rows reach the model: one array of one dtype, columns of their own dtypes, a 1-D array, or
+several arrays, each of its own shape.
+"""
+
+
+Probabilities = Literal["predict_proba", "decision_function", "logits", "positive", "none"]
+"""What a classifier's raw answers are: probabilities, a machine's decision function, logits (one a
+label, or one for the second of two), or the probability of the second of two labels.
 """
 
 
@@ -70,6 +77,8 @@ class Feature(msgspec.Struct, frozen=True):
     name: str
     dtype: str
     shape: list[int] = []
+    missing: Literal["nan"] | msgspec.UnsetType = msgspec.UNSET
+    """What a text that is missing (`null`) was in training: NaN; None where nothing is said."""
 
 
 class File(msgspec.Struct, frozen=True):
@@ -81,8 +90,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """How a picture becomes a row: scaled to `width` x `height` in `mode`, row by row, 0 to
-    `maximum`.
+    """How a picture becomes a row: scaled to `width` x `height`, 0 to `maximum`.
 
     `background` is what the paper is in the training data ("black": ink is bright); a picture with
     the other one has to be inverted first. `ink` says what a pixel's value is.
@@ -114,8 +122,9 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """How the model was tested: on `rows` held-out rows, `confusion[true][predicted]`, kept in
-    `file` for gates.
+    """How the model was tested: on `rows` held-out rows, kept in `file`.
+
+    `confusion[true][predicted]` counts them by label.
     """
 
     rows: int = 0
@@ -125,8 +134,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model is. Everything but `created`, `publisher` and `training_commit` makes the
-    package's digest.
+    """What the model is.
+
+    Everything but `created`, `publisher` and `training_commit` makes the package's digest.
     """
 
     format: int = FORMAT
@@ -142,9 +152,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
     data_digest: str | None = None
     libraries: dict[str, str] = {}
-    runtime: Literal["onnx", "sklearn"]
+    runtime: str
+    """By its name; see `runtimes`."""
     runtime_reason: str
-    probabilities: Literal["predict_proba", "decision_function", "none"] = "none"
+    probabilities: Probabilities = "none"
+    output: str | msgspec.UnsetType = msgspec.UNSET
+    """The output that answers, where an ONNX file has several and one was named."""
     statistics: Statistics | None = None
     image: Picture | None = None
     evaluation: Evaluation | None = None
@@ -152,9 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One answer, in the shape that `/score` gives it: labels with probabilities, best first, or a
-    value.
-    """
+    """One answer as `/score` gives it: labels with probabilities, or a value."""
 
     labels: list[str] = []
     probabilities: list[float] = []
@@ -162,7 +173,7 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """Rows and the answers recorded at training; another runtime's differ by at most `tolerance`.
+    """Rows and the answers recorded at training, within `tolerance` of any other's.
 
     `answers[i]` are row i's probabilities in the order of the manifest's labels, or its values;
     `predictions[i]` the same as the service gives it (the top three). Rows were chosen so that
@@ -176,7 +187,7 @@ class Golden(msgspec.Struct, frozen=True):
 
 
 class HeldOut(msgspec.Struct, frozen=True):
-    """Held-out rows with the truth: labels as text for classification, numbers for regression."""
+    """Held-out rows with the truth: labels as text, or numbers for a regression."""
 
     rows: list[list[Any]]
     truth: list[Any]

@@ -17,6 +17,7 @@ import numpy as np
 
 from tandem.errors import PackageError
 from tandem.model.package.format import MAX_ONNX
+from tandem.model.package.onnx_schema import SCHEMA
 from tandem.model.package.skops_file import refuse_pickle
 
 MAX_NODES = 100_000
@@ -32,98 +33,6 @@ bytes.
 _SMALL = 256
 """Bytes up to which a value is looked at; shapes and names are shorter."""
 
-# onnx.proto (ONNX's published schema): message → field number → what the field holds: an integer
-# ("varint"), 4 or 8 bytes, bytes, or another message; "*" where there may be several. Repeated
-# numbers may be packed into one field.
-_SCHEMA: dict[str, dict[int, str]] = {
-    "model": {
-        1: "varint",
-        8: "opset*",
-        **dict.fromkeys((2, 3, 4, 6), "bytes"),
-        5: "varint",
-        7: "graph",
-        14: "entry*",
-        20: "training*",
-        25: "bytes*",
-        26: "device*",
-    },
-    "graph": {
-        1: "node*",
-        2: "bytes",
-        5: "tensor*",
-        15: "sparse*",
-        10: "bytes",
-        **dict.fromkeys((11, 12, 13), "value*"),
-        14: "annotation*",
-        16: "entry*",
-    },
-    "node": {
-        **dict.fromkeys((1, 2), "bytes*"),
-        **dict.fromkeys((3, 4, 6, 7, 8), "bytes"),
-        5: "attribute*",
-        9: "entry*",
-        10: "placement*",
-    },
-    "attribute": {
-        **dict.fromkeys((1, 4, 13, 21), "bytes"),
-        2: "4",
-        **dict.fromkeys((3, 20), "varint"),
-        5: "tensor",
-        6: "graph",
-        14: "type",
-        22: "sparse",
-        7: "4*",
-        8: "varint*",
-        9: "bytes*",
-        10: "tensor*",
-        11: "graph*",
-        15: "type*",
-        23: "sparse*",
-    },
-    "sparse": {1: "tensor", 2: "tensor", 3: "varint*"},
-    "tensor": {
-        1: "varint*",
-        2: "varint",
-        3: "segment",
-        4: "4*",
-        5: "varint*",
-        6: "bytes*",
-        7: "varint*",
-        **dict.fromkeys((8, 9, 12), "bytes"),
-        10: "8*",
-        11: "varint*",
-        13: "entry*",
-        14: "varint",
-        16: "entry*",
-    },
-    "segment": {1: "varint", 2: "varint"},
-    "training": {1: "graph", 2: "graph", 3: "entry*", 4: "entry*"},
-    "opset": {1: "bytes", 2: "varint"},
-    "entry": {1: "bytes", 2: "bytes"},
-    "value": {1: "bytes", 2: "type", 3: "bytes", 4: "entry*"},
-    "type": {
-        1: "tensor type",
-        4: "sequence type",
-        5: "map type",
-        6: "bytes",
-        7: "opaque type",
-        8: "tensor type",
-        9: "sequence type",
-    },
-    "tensor type": {1: "varint", 2: "shape"},
-    "sequence type": {1: "type"},
-    "map type": {1: "varint", 2: "type"},
-    "opaque type": {1: "bytes", 2: "bytes"},
-    "shape": {1: "side*"},
-    "side": {1: "varint", 2: "bytes", 3: "bytes"},
-    "annotation": {1: "bytes", 2: "entry*"},
-    "device": {1: "bytes", 2: "varint", 3: "bytes*"},
-    "placement": {1: "bytes", 2: "sharding*", 3: "varint"},
-    "sharding": {1: "bytes", 2: "varint*", 3: "group*", 4: "sharded*"},
-    "group": {1: "varint", 2: "varint*"},
-    "sharded": {1: "varint", 2: "simple*"},
-    "simple": {1: "varint", 2: "bytes", 3: "varint"},
-}
 _WIRE = {"varint": 0, "8": 1, "4": 5}
 _KEPT = {
     "node": {1, 2, 4, 5, 7},
@@ -149,11 +58,11 @@ _Fields = dict[int, list[Any]]
 
 
 def check_onnx(path: Path) -> None:
-    """Refuse a file that is no ONNX model, or reads other files, or needs foreign operators, or
-    grows out of all proportion; raises `PackageError`.
+    """Refuse a file that is no ONNX model, or does more than compute.
 
-    Walks the protobuf without building it, so that it costs little memory and needs no `onnx`
-    library.
+    That is: reads other files, needs foreign operators, or grows out of all proportion. Walks the
+    protobuf without building it, so that it costs little memory and needs no `onnx` library. Raises
+    `PackageError`.
     """
     refuse_pickle(path)
     try:
@@ -180,6 +89,7 @@ class _Walk:
         self._constants: dict[bytes, int] = {}
 
     def model(self) -> None:
+        """Walk the whole file; raises `PackageError`."""
         self._message("model", 0, len(self._data), 0)
         for node in self._nodes:
             self._check_size(node)
@@ -187,7 +97,7 @@ class _Walk:
     def _message(self, kind: str, at: int, end: int, depth: int) -> _Fields:
         if depth > MAX_NESTING:
             raise PackageError(f"{self._name}: graphs nested deeper than any model's")
-        data, schema, kept = self._data, _SCHEMA[kind], _KEPT.get(kind, ())
+        data, schema, kept = self._data, SCHEMA[kind], _KEPT.get(kind, ())
         found: _Fields = {}
         single: set[int] = set()
         while at < end:
@@ -305,7 +215,7 @@ class _Walk:
         return start, start + length
 
     def _packed(self, holds: str, start: int, end: int) -> list[int] | None:
-        """The integers of a packed field, when they are few; raises ValueError when it is none."""
+        """The integers of a packed field when they are few; raises ValueError."""
         if holds != "varint":
             if (end - start) % int(holds):
                 raise ValueError("cut off")

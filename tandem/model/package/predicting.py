@@ -1,212 +1,37 @@
-"""Opening a package's model and asking it: its ONNX file in onnxruntime, else the estimator."""
+"""Opening a package's model, with the runtime that its manifest chose."""
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tandem.errors import PackageError, one_line
-from tandem.model.package.format import ONNX, Manifest
-from tandem.model.package.onnx_file import check_onnx
+from tandem.errors import PackageError
+from tandem.model.package.format import MANIFEST, ONNX, SKOPS
 from tandem.model.package.reading import Package
-from tandem.model.package.skops_file import TRUSTED, load_estimator
-
-
-class Predictor(Protocol):
-    """Answers for rows; safe to call from several threads."""
-
-    runtime: str
-
-    def predict(self, rows: Any) -> NDArray[Any]:
-        """Probabilities (rows x labels), or values (rows) or (rows x targets)."""
+from tandem.model.package.runtimes import Predictor, runtime_of
+from tandem.model.package.skops_file import TRUSTED, load_skops
 
 
 def open_predictor(
     package: Package,
     *,
-    runtime: Literal["onnx", "sklearn"] | None = None,
+    runtime: str | None = None,
     trusted: Iterable[str] = TRUSTED,
     threads: int = 1,
 ) -> Predictor:
-    """What answers for the package (by default with the runtime that its manifest chose); raises
-    `PackageError`.
+    """What answers for the package, by default with the manifest's runtime.
 
-    One thread is fastest for the rows of one request; give more for large batches.
+    `trusted`: types that a skops file may hold. One thread is fastest for the rows of one request;
+    give more for large batches. Raises `PackageError`.
     """
-    if (runtime or package.manifest.runtime) == "onnx":
-        return OnnxPredictor(package.manifest, package.folder / ONNX, threads)
-    return _SklearnPredictor(package.manifest, load_estimator(package, trusted=trusted))
+    chosen = runtime_of(runtime or package.manifest.runtime)
+    if chosen.FILE and not package.has(chosen.FILE):
+        raise PackageError(f"{chosen.FILE}: not in {MANIFEST}, whose runtime is {chosen.NAME}")
+    return chosen.open_model(package.folder, package.manifest, trusted=trusted, threads=threads)
 
 
-class _SklearnPredictor:
-    """Answers with the estimator itself."""
-
-    runtime = "sklearn"
-
-    def __init__(self, manifest: Manifest, estimator: Any) -> None:
-        self._manifest = manifest
-        self._estimator = estimator
-
-    def predict(self, rows: Any) -> NDArray[Any]:
-        return estimator_answers(self._estimator, self._manifest, rows)
-
-
-def estimator_answers(estimator: Any, manifest: Manifest, rows: Any) -> NDArray[Any]:
-    rows = rows[:, 0] if manifest.layout == "series" else rows
-    if manifest.task == "regression":
-        return np.asarray(_flat(np.asarray(estimator.predict(rows), dtype=np.float64)))
-    if manifest.probabilities == "predict_proba":
-        return np.asarray(estimator.predict_proba(rows), dtype=np.float64)
-    return _softmax(np.asarray(estimator.decision_function(rows), dtype=np.float64))
-
-
-def _softmax(scores: NDArray[Any]) -> NDArray[Any]:
-    # Of a machine without probabilities: its decision function, squashed so that the order stays
-    # and each row sums to 1.
-    if scores.ndim == 1:
-        scores = np.stack([-scores / 2, scores / 2], axis=1)
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def _flat(values: NDArray[Any]) -> NDArray[Any]:
-    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-class OnnxPredictor:
-    """Answers with onnxruntime."""
-
-    runtime = "onnx"
-
-    def __init__(self, manifest: Manifest, path: Path, threads: int) -> None:
-        check_onnx(path)
-        self._manifest = manifest
-        self._session = onnx_session(path, threads)
-        inputs = self._session.get_inputs()
-        self._inputs = [(item.name, onnx_dtype(item.type)) for item in inputs]
-        self._name, self._dtype = self._inputs[0]
-        # A matrix goes in as it is; columns one by one, each (rows, 1).
-        self._columns = len(inputs) > 1 or manifest.layout != "matrix"
-        if len(inputs) != (len(manifest.features) if self._columns else 1):
-            raise PackageError(
-                f"{ONNX}: {len(inputs)} inputs for {len(manifest.features)} features"
-            )
-        self._flat = manifest.layout == "series" and len(inputs[0].shape) == 1
-        output = _answer_output(self._session, manifest.task)
-        self._outputs = [output.name]
-        self._squash = manifest.probabilities == "decision_function"
-        self._regression = manifest.task == "regression"
-        self._maps = not output.type.startswith("tensor")
-        # One row of a matrix, which is what a service is asked most, has buffers of its own that
-        # the session is bound to: that halves what the call costs.
-        self._bound: _BoundRow | None = None
-        self._bindable = not self._columns and not self._maps and np.dtype(self._dtype).kind != "O"
-        self._binding = threading.Lock()
-
-    def predict(self, rows: Any) -> NDArray[Any]:
-        answer = self._answer(rows)
-        if self._maps:
-            answer = np.array([list(row.values()) for row in answer])
-        if self._squash:
-            # A binary machine's graph gives one score per class, of which the second is the
-            # decision function.
-            return _softmax(_two_to_one(answer) if len(self._manifest.labels) == 2 else answer)
-        return _flat(answer) if self._regression else np.asarray(answer)
-
-    def _answer(self, rows: Any) -> Any:
-        if not self._bindable or len(rows) != 1 or rows.dtype != self._dtype:
-            return self._run(rows)
-        if not self._binding.acquire(blocking=False):
-            return self._run(rows)  # another thread has the buffers
-        try:
-            if self._bound is None:
-                answer = self._run(rows)
-                self._bound = _BoundRow(self._session, self._name, rows, self._outputs[0], answer)
-                return answer
-            return self._bound.run(rows) if rows.shape == self._bound.shape else self._run(rows)
-        finally:
-            self._binding.release()
-
-    def _run(self, rows: Any) -> Any:
-        if self._columns:
-            feed = {
-                name: np.ascontiguousarray(rows[:, at : at + 1], dtype=dtype)
-                for at, (name, dtype) in enumerate(self._inputs)
-            }
-            if self._flat:
-                feed = {name: column[:, 0] for name, column in feed.items()}
-        else:
-            feed = {self._name: np.ascontiguousarray(rows, dtype=self._dtype)}
-        return self._session.run(self._outputs, feed)[0]
-
-
-class _BoundRow:
-    """A session with its input and output in place; for one thread at a time."""
-
-    def __init__(
-        self, session: Any, name: str, row: NDArray[Any], output: str, answer: NDArray[Any]
-    ) -> None:
-        from onnxruntime import OrtValue
-
-        self._session = session
-        self._row = np.array(row)
-        self.shape = row.shape
-        self._answer = np.array(answer)
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(self._row))
-        self._binding.bind_ortvalue_output(output, OrtValue.ortvalue_from_numpy(self._answer))
-
-    def run(self, row: NDArray[Any]) -> NDArray[Any]:
-        self._row[:] = row
-        self._session.run_with_iobinding(self._binding)
-        return self._answer.copy()
-
-
-def _two_to_one(scores: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(scores[:, -1] if scores.ndim == 2 else scores)
-
-
-def onnx_session(path: Path, threads: int) -> Any:
-    # Since 1.31 it would keep a database in the home folder and send events to its maker.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # noqa: BLE001 - onnxruntime has no common error class
-        said = one_line(problem).replace(str(path), ONNX)
-        raise PackageError(f"{ONNX}: onnxruntime refuses it: {said}") from None
-
-
-def _answer_output(session: Any, task: str) -> Any:
-    outputs = session.get_outputs()
-    if task == "classification":
-        named = [o for o in outputs if o.name in ("probabilities", "output_probability", "scores")]
-        numeric = [o for o in outputs if "float" in o.type or "double" in o.type]
-        outputs = named or numeric or outputs
-    return outputs[0] if task == "regression" else outputs[-1]
-
-
-def onnx_dtype(name: str) -> Any:
-    kinds = {
-        "tensor(float)": np.float32,
-        "tensor(double)": np.float64,
-        "tensor(int64)": np.int64,
-        "tensor(int32)": np.int32,
-        "tensor(uint8)": np.uint8,
-        "tensor(bool)": np.bool_,
-        "tensor(string)": np.object_,
-    }
-    if name not in kinds:
-        raise PackageError(f"{ONNX}: an input is {name}, want one of {', '.join(kinds)}")
-    return kinds[name]
+def load_estimator(package: Package, trusted: Iterable[str] = TRUSTED) -> Any:
+    """The estimator of `model.skops`, checked before and after; raises `PackageError`."""
+    if not package.has(SKOPS):
+        raise PackageError(f"{SKOPS}: this package has none, only {ONNX}")
+    return load_skops(package.folder / SKOPS, trusted)

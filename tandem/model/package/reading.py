@@ -1,4 +1,4 @@
-"""A package's folder, read and verified: each name, size and sha256, and what the manifest says."""
+"""A package's folder, read and verified: each name, size and sha256."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tandem.errors import PackageError
-from tandem.model.package.checks import check_golden_agrees, check_manifest
+from tandem.model.package.checks import check_manifest
 from tandem.model.package.format import (
     EVALUATION,
     FORMAT,
@@ -24,12 +24,14 @@ from tandem.model.package.format import (
     HeldOut,
     Manifest,
 )
+from tandem.model.package.golden_checks import check_golden_agrees
 from tandem.model.package.rows import check_rows
 
 
 class Package:
-    """A verified folder. `digest` names the content: the same model and metadata always have the
-    same one.
+    """A verified folder; `digest` names its content.
+
+    The same model and metadata always have the same digest.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, digest: str) -> None:
@@ -50,13 +52,18 @@ class Package:
         return any(file.path == path for file in self.manifest.files)
 
     def golden(self) -> Golden:
-        """The recorded questions and answers, which agree; raises `PackageError`."""
+        """The recorded questions and answers, which agree; raises `PackageError`.
+
+        There are none where only the application can ask the model.
+        """
+        if self.manifest.task == "opaque":
+            return Golden(inputs=[], answers=[], predictions=[], tolerance=0.0)
         golden: Golden = _decode(self.folder / GOLDEN, Golden, MAX_GOLDEN)
         check_golden_agrees(self.manifest, golden)
         return golden
 
     def held_out(self) -> HeldOut | None:
-        """The held-out rows, where the package says that it has some and they are in the folder."""
+        """The held-out rows, where the package names some and they are in the folder."""
         evaluation = self.manifest.evaluation
         path = self.folder / EVALUATION
         if evaluation is None or evaluation.file is None or not path.exists():
@@ -71,8 +78,9 @@ class Package:
 
 
 def read(folder: Path | str) -> Package:
-    """The package in `folder`, verified; raises `PackageError` that names the file and what is
-    wrong with it.
+    """The package in `folder`, verified.
+
+    Raises `PackageError` that names the file and what is wrong with it.
     """
     folder = Path(folder)
     manifest, digest = decode_manifest(_small(folder / MANIFEST, MAX_MANIFEST))
@@ -89,7 +97,7 @@ def read(folder: Path | str) -> Package:
 
 
 def decode_manifest(data: bytes) -> tuple[Manifest, str]:
-    """A manifest that makes sense, and the digest of its content; raises `PackageError`."""
+    """A manifest that makes sense, and its digest; raises `PackageError`."""
     try:
         raw = msgspec.json.decode(data)
         if not isinstance(raw, dict):

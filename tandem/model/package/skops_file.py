@@ -1,4 +1,4 @@
-"""Estimators from skops files, checked inside before scikit-learn sees them; none is unpickled."""
+"""Estimators from skops files, checked inside first; none is unpickled."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from typing import Any, BinaryIO
 
 from tandem.errors import PackageError, one_line
 from tandem.model.package.fitted import check_fitted
-from tandem.model.package.format import ONNX, SKOPS
-from tandem.model.package.reading import Package
 
 PICKLES = frozenset(
     {".pkl", ".pickle", ".p", ".joblib", ".sav", ".pt", ".pth", ".bin", ".h5", ".npy", ".npz"}
@@ -98,16 +96,10 @@ operators) are not.
 """
 
 
-def load_estimator(package: Package, trusted: Iterable[str] = TRUSTED) -> Any:
-    """The estimator of `model.skops`, checked before and after; raises `PackageError`."""
-    if not package.has(SKOPS):
-        raise PackageError(f"{SKOPS}: this package has none, only {ONNX}")
-    return load_skops(package.folder / SKOPS, trusted)
-
-
 def load_skops(path: Path, trusted: Iterable[str] = TRUSTED) -> Any:
-    """The object in a skops file, when all that it holds is known and of sane size; raises
-    `PackageError`.
+    """The object in a skops file, when all that it holds is known and sane.
+
+    Raises `PackageError`.
     """
     check_skops(path)
     import skops.io
@@ -117,14 +109,11 @@ def load_skops(path: Path, trusted: Iterable[str] = TRUSTED) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             estimator = skops.io.load(path, trusted=sorted(trusted))
-    except UntrustedTypesFoundException as problem:
-        names = (
-            sorted(set(problem.untrusted_types_found))
-            if hasattr(problem, "untrusted_types_found")
-            else one_line(problem)
-        )
+    except UntrustedTypesFoundException:
+        names = ", ".join(sorted({*skops.io.get_untrusted_types(file=path)}.difference(trusted)))
         raise PackageError(
-            f"{path.name}: holds what this application does not trust: {names}"
+            f"{path.name}: holds what this application does not trust: {names}; add them to trust "
+            "in [tool.tandem.app], with their modules in its image"
         ) from None
     except Exception as problem:  # noqa: BLE001 - a crafted file may fail anywhere in there; it is refused all the same
         raise PackageError(f"{path.name}: cannot be loaded: {one_line(problem)}") from None
@@ -133,8 +122,9 @@ def load_skops(path: Path, trusted: Iterable[str] = TRUSTED) -> Any:
 
 
 def check_skops(path: Path) -> None:
-    """Refuse, without constructing anything, what no honest skops file has: raises
-    `PackageError`.
+    """Refuse, without constructing anything, what no honest skops file has.
+
+    Raises `PackageError`.
     """
     refuse_pickle(path)
     try:
@@ -153,8 +143,9 @@ def check_skops(path: Path) -> None:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuse a pickle by its name, and by its first bytes, before anything opens it; raises
-    `PackageError`.
+    """Refuse a pickle by its name or first bytes, before anything opens it.
+
+    Raises `PackageError`.
     """
     if path.suffix.lower() in PICKLES:
         raise PackageError(
@@ -182,7 +173,7 @@ def refuse_pickle(path: Path) -> None:
 
 
 def _check_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
-    """Refuse members that are not what they should be; the arrays' numbers of dimensions."""
+    """Refuse members that do not belong there; the arrays' numbers of dimensions."""
     members = archive.infolist()
     if len(members) > MAX_MEMBERS:
         raise PackageError(f"{path.name}: {len(members)} members, at most {MAX_MEMBERS} are read")
@@ -191,7 +182,7 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
     for member in members:
         if not re.fullmatch(r"schema\.json|[0-9A-Za-z_-]{1,80}\.(npy|npz|bin)", member.filename):
             raise PackageError(
-                f"{path.name}: member {member.filename[:80]!r} has no business there"
+                f"{path.name}: member {member.filename[:80]!r} does not belong there"
             )
         if member.filename in names:
             raise PackageError(f"{path.name}: member {member.filename!r} is there twice")
@@ -228,7 +219,7 @@ def _check_sparse(data: bytes, where: str) -> None:
                 member.filename,
             ):
                 raise PackageError(
-                    f"{where}: member {member.filename[:80]!r} has no business there"
+                    f"{where}: member {member.filename[:80]!r} does not belong there"
                 )
             if member.file_size > 1000 * max(len(data), 1024):
                 raise PackageError(f"{where}: unpacks to {member.file_size} bytes: a zip bomb")
@@ -237,8 +228,10 @@ def _check_sparse(data: bytes, where: str) -> None:
 
 
 def check_array(stream: BinaryIO, size: int, where: str) -> int:
-    """Refuse a .npy whose header promises other than the `size` bytes that are there, or Python
-    objects; returns its number of dimensions.
+    """The number of dimensions of a .npy, by its header.
+
+    Refused is a header that promises other than the `size` bytes that are there, or Python objects:
+    raises `PackageError`.
     """
     from numpy.lib import format as npy
 
@@ -279,12 +272,14 @@ def _check_schema(schema: Any, name: str, dimensions: Mapping[str, int]) -> None
         if isinstance(node, dict):
             loader = node.get("__loader__")
             if loader is not None and (not isinstance(loader, str) or loader not in _LOADERS):
-                raise PackageError(f"{name}: a {str(loader)[:80]} has no business in an estimator")
+                raise PackageError(f"{name}: a {str(loader)[:80]} does not belong in an estimator")
             if loader == "TreeNode":
                 trees.append(node)
             if "__id__" in node:
                 if type(node["__id__"]) is not int:
-                    raise PackageError(f"{name}: {str(node['__id__'])[:80]!r} is no object's id")
+                    raise PackageError(
+                        f"{name}: {str(node['__id__'])[:80]!r} is not an object's id"
+                    )
                 ids[node["__id__"]] += 1
             waiting.extend(
                 (value, depth + 1) for value in node.values() if isinstance(value, dict | list)
@@ -297,7 +292,7 @@ def _check_schema(schema: Any, name: str, dimensions: Mapping[str, int]) -> None
 
 
 def _has_nodes(tree: Mapping[str, Any], dimensions: Mapping[str, int], ids: Counter[int]) -> bool:
-    """Whether a tree's nodes are a list: scikit-learn reads its length before it looks."""
+    """Whether a tree's nodes are a list: scikit-learn takes its length unseen."""
     held = tree.get("content")
     if not isinstance(held, dict) or held.get("__loader__") != "DictNode":
         return False

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from tandem.errors import PackageError
-from tandem.model import writing
 from tandem.model.package import (
     Package,
     Picture,
@@ -30,6 +29,7 @@ from tandem.model.package import (
     read,
 )
 from tandem.model.writing import write
+from tandem.model.writing.portable import portable
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 4)).astype(np.float32)
@@ -346,9 +346,9 @@ def test_names_that_columns_were_fitted_with_become_positions() -> None:
     first.transformers_ = [
         (key, step, [names[at] for at in where]) for key, step, where in first.transformers_
     ]
-    portable = writing._portable(pipeline)
-    assert portable.predict_proba(table[:5]).shape == (5, 2)
-    assert [where for _, _, where in portable[0].transformers_] == [[0], [1, 2, 3]]
+    served = portable(pipeline)
+    assert served.predict_proba(table[:5]).shape == (5, 2)
+    assert [where for _, _, where in served[0].transformers_] == [[0], [1, 2, 3]]
     assert first._columns[0] == ["colour"]  # the notebook's own stays as it was
 
 
@@ -368,7 +368,7 @@ def test_texts_are_a_series(tmp_path: Path) -> None:
 def test_where_onnx_answers_otherwise_the_estimator_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "TOLERANCE", 0.0)
+    monkeypatch.setattr("tandem.model.writing.onnx_export.TOLERANCE", 0.0)
     made = write(tmp_path / "package", logistic(), name="tiny", sample=X)
     assert made.manifest.runtime == "sklearn"
     assert "differ" in made.manifest.runtime_reason
@@ -408,7 +408,7 @@ def test_a_skops_file_is_a_package_when_rows_come_with_it(made: Package, tmp_pat
 
 def test_another_kind_of_file_says_which_are_taken(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_text("weights")
-    with pytest.raises(PackageError, match=r"want an \.onnx file"):
+    with pytest.raises(PackageError, match=r"expected an \.onnx file"):
         write(tmp_path / "package", tmp_path / "model.txt", name="tiny")
     with pytest.raises(PackageError, match="No such file"):
         write(tmp_path / "package", tmp_path / "nothing.onnx", name="tiny")
@@ -430,7 +430,7 @@ def test_another_kind_of_file_says_which_are_taken(tmp_path: Path) -> None:
         ({"metrics": {"accuracy": math.nan}}, "metric accuracy is nan"),
         ({"held_out": (X[:5], [0, 1])}, "5 rows with 2 answers"),
         ({"held_out": (X[:2], ["no", "label"])}, "none of the labels"),
-        ({"held_out": (X[:2, :2], [0, 1])}, "want [4]"),
+        ({"held_out": (X[:2, :2], [0, 1])}, "expected [4]"),
         ({"feature_names": ["one"]}, "1 for 4 columns"),
     ],
 )

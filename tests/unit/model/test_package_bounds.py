@@ -65,7 +65,7 @@ def with_golden(made: Package, change: Callable[[dict[str, Any]], Any]) -> Packa
         ({"width": 4, "height": 0}, "image of 4 x 0"),
         ({"width": -2, "height": -2}, "image of -2 x -2"),
         ({"width": 3, "height": 3}, "3 x 3 pixels for a matrix whose rows have 4"),
-        ({"width": 2, "height": 2, "mode": "RGB"}, "image mode 'RGB', want 'L'"),
+        ({"width": 2, "height": 2, "mode": "RGB"}, "image mode 'RGB', expected 'L'"),
         ({"width": 2, "height": 2, "maximum": 0}, "image maximum 0"),
         ({"width": 2, "height": 2, "maximum": -1e308}, "image maximum"),
         ({"width": 2, "height": 2, "background": "plaid"}, "background 'plaid'"),
@@ -112,7 +112,7 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"labels": many(25_001)}, "25001 labels, want 2 to 25000"),
+        ({"labels": many(25_001)}, "25001 labels, expected 2 to 25000"),
         ({"labels": ["a", "b", "c" * 1001]}, "a label has 1001 characters"),
         ({"features": [{"name": "x" * 1001, "dtype": "float32", "shape": [4]}]}, "1001 characters"),
         ({"features": [{"name": n, "dtype": "float32"} for n in many(10_001)]}, "10001 features"),
@@ -176,7 +176,7 @@ def test_golden_answers_that_are_no_probabilities_are_refused(made: Package, fac
     def change(told: dict[str, Any]) -> None:
         told["answers"] = [[value * factor for value in row] for row in told["answers"]]
 
-    with pytest.raises(PackageError, match="answer 0 is no probabilities"):
+    with pytest.raises(PackageError, match="answer 0 is not made of probabilities"):
         with_golden(made, change).golden()
 
 
@@ -255,5 +255,5 @@ def test_golden_rows_are_some_but_not_without_end(made: Package, count: int) -> 
         for name in ("inputs", "answers", "predictions"):
             told[name] = (told[name] * 60)[:count]
 
-    with pytest.raises(PackageError, match=f"{count} rows, want 1 to 1000"):
+    with pytest.raises(PackageError, match=f"{count} rows, expected 1 to 1000"):
         with_golden(made, change).golden()

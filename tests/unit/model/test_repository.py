@@ -18,9 +18,8 @@ from support.stores import CountingStore, MemoryStore
 
 from tandem import publish
 from tandem.errors import Conflict, NotFound, PackageError, StorageError
+from tandem.model import blobs, writing
 from tandem.model import package as packages
-from tandem.model import repository as repositories
-from tandem.model import writing
 from tandem.model.package import Package
 from tandem.model.repository import Repository
 from tandem.storage import Store, open_store
@@ -529,7 +528,7 @@ class LosesAnswers(MemoryStore):
 def test_a_file_that_changed_is_not_kept_when_the_answer_was_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
 ) -> None:
-    monkeypatch.setattr(repositories, "SMALL", 0)
+    monkeypatch.setattr(blobs, "SMALL", 0)
     store = LosesAnswers()
     repository = Repository(store, "tiny")
     made = package(tmp_path)
@@ -595,6 +594,6 @@ def test_files_are_kept_for_the_grace_by_the_clock_of_the_store(
     store.put(f"models/tiny/blobs/sha256/{stray}", b"stray")
     assert repository.prune((), newest=1).blobs == 0
     real = time.time
-    monkeypatch.setattr(repositories.time, "time", lambda: real() + 1e6)
+    monkeypatch.setattr(blobs.time, "time", lambda: real() + 1e6)
     assert repository.prune((), newest=1).blobs == 0, "this machine's clock is a week ahead"
     assert repository.prune((), newest=1, grace=0).blobs == 1
