@@ -10,6 +10,7 @@ from tandem.errors import RegistryError
 from tandem.oci import Registry
 from tandem.oci.attest.referrers import fallback_tag, referrers
 from tandem.oci.image import Image
+from tandem.oci.model_pack import layers_of_model_pack
 from tandem.oci.pull import pull
 
 
@@ -50,7 +51,7 @@ def prune(
     """
     if number < 1:
         raise RegistryError(f"prune keeps at least 1 image, not {number}")
-    images = _images(registry, app)
+    images, model_packs = _tagged(registry, app)
     recorded = list(dict.fromkeys(newest_first))
     spared = set(recorded[:number]) | set(keep)
     going = {digest for digest in recorded if digest in images and digest not in spared}
@@ -83,6 +84,9 @@ def prune(
     if not dry_run:
         for gone in removed:
             _remove(registry, gone.digest)
+        for digest, layers in model_packs.items():
+            if layers <= freed.keys():
+                registry.delete(digest)
         registry.collect()
     return PrunedImages(
         removed=tuple(removed),
@@ -92,9 +96,12 @@ def prune(
     )
 
 
-def _images(registry: Registry, app: str) -> dict[str, tuple[Image, list[str]]]:
-    """The images of an app that have a tag, by digest."""
+def _tagged(
+    registry: Registry, app: str
+) -> tuple[dict[str, tuple[Image, list[str]]], dict[str, set[str]]]:
+    """The images of an app that have a tag, and the layers of ModelPacks, by digest."""
     found: dict[str, tuple[Image, list[str]]] = {}
+    model_packs: dict[str, set[str]] = {}
     for tag in registry.tags():
         if tag.startswith("sha256-"):
             continue
@@ -105,13 +112,16 @@ def _images(registry: Registry, app: str) -> dict[str, tuple[Image, list[str]]]:
         if digest in found:
             found[digest][1].append(tag)
             continue
+        if layers := layers_of_model_pack(manifest[1]):
+            model_packs[digest] = set(layers)
+            continue
         try:
             image = pull(registry, digest)
         except RegistryError:
             continue  # not an image: somebody else's
         if image.labels.get("tandem.app") == app:
             found[digest] = (image, [tag])
-    return found
+    return found, model_packs
 
 
 def _has_model(image: Image) -> bool:
