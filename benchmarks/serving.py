@@ -324,7 +324,8 @@ def running(
 
 def in_process(package: Path, body: bytes) -> Callable[[], bytes]:
     """The same app without a network: what a WSGI server calls."""
-    from tandem.serving.app import create_app
+    from support.apps import create_app
+
     from tandem.serving.logs import Log
     from tandem.serving.model import load
     from tandem.serving.settings import Settings
@@ -350,7 +351,7 @@ def in_process(package: Path, body: bytes) -> Callable[[], bytes]:
 
     def call() -> bytes:
         asked = {**environ, "wsgi.input": io.BytesIO(body)}
-        return b"".join(app.handle(asked, lambda status, headers, exc_info=None: None))
+        return b"".join(app(asked, lambda status, headers, exc_info=None: None))
 
     return call
 

@@ -10,6 +10,7 @@ from tandem.build.recipe import Recipe
 from tandem.build.tests import TestReport
 from tandem.errors import NotFound, one_line
 from tandem.oci import Layer, Transfer
+from tandem.service.probe import Asked
 from tandem.storage import Store
 
 log = logging.getLogger("tandem.build")
@@ -40,6 +41,8 @@ class AppBuild(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[Layer] = []
     transfers: list[Transfer] = []
     left_out: list[str] = []
+    asked: Asked = Asked()
+    """What the service is asked before and after it goes live."""
 
     @property
     def passed(self) -> bool:

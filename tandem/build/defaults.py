@@ -136,6 +136,16 @@ def _mentions(folder: Path, library: str) -> bool:
     return bool(re.search(rf"(?m)^\W*(name = \")?{library}\b", text))
 
 
+def extension(folder: Path, paths: list[str]) -> Guess:
+    """Whether what is packed imports the extension, `tandem.serving`."""
+    for path in paths:
+        files = [folder / path] if (folder / path).is_file() else (folder / path).rglob("*.py")
+        for file in files:
+            if file.suffix == ".py" and b"tandem.serving" in file.read_bytes():
+                return Guess(True, file.relative_to(folder).as_posix())
+    return Guess(False, "nothing that is packed imports tandem.serving")
+
+
 def flask_object(folder: Path) -> Guess | None:
     """`MODULE:NAME` of the Flask object that `flask run` would find, or a factory `MODULE:NAME()`.
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from tandem.build import defaults
+from tandem.contract import READY_PATH
 from tandem.errors import RecipeError, one_line
 from tandem.model.interface import Takes
 
@@ -34,6 +35,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """The model that the code is written for, where it says so."""
     needs: list[str] = []
     """What the command takes beside what the commit asks for."""
+    contract: bool = True
+    """Whether the service uses the extension (or speaks its contract by itself)."""
+    health: str = ""
+    """The path that says that it is ready; empty: whatever answers."""
+    questions: list[Any] = []
+    """Tables of what the service is asked (`tandem.service.question_tables`)."""
     guessed: dict[str, str] = {}
     """The lines that the commit does not say itself, with where each was found."""
 
@@ -49,6 +56,9 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     command: list[str] | str | None = None
     tests: bool = True
     model: Takes | None = None
+    extension: bool | None = None
+    health: str | None = None
+    question: list[dict[str, Any]] = []
 
 
 def read_recipe(folder: Path, app: str) -> Recipe:
@@ -105,6 +115,9 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         found = defaults.test_requirements(folder)
         test_requirements = found.value if found else ""
         guessed["test-lock"] = found.source if found else "the libraries of the app, with pytest"
+    extension = table.extension
+    if extension is None:
+        extension = guess("extension", defaults.extension(folder, paths), "")
     recipe = Recipe(
         name=app,
         paths=paths,
@@ -116,6 +129,9 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         tests=table.tests,
         model=table.model,
         needs=list(needs),
+        contract=extension,
+        health=table.health if table.health is not None else (READY_PATH if extension else ""),
+        questions=table.question,
         guessed=guessed,
     )
     for entry in filter(None, (*recipe.paths, recipe.lock, recipe.test_lock)):

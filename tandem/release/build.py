@@ -16,11 +16,13 @@ from tandem.build.environment import locked_environment
 from tandem.build.locks import Lock, Locks, lock
 from tandem.build.recipe import Recipe, read_recipe
 from tandem.build.tests import NO_TESTS, TestReport, run_tests
-from tandem.errors import BuildError, RecipeError
+from tandem.errors import BuildError, RecipeError, SettingError
 from tandem.model.package import locked_versions
 from tandem.release.progress import uploading
 from tandem.release.project import Project
 from tandem.release.records import Proof
+from tandem.service.probe import Asked
+from tandem.service.question_tables import read_questions
 from tandem.source import Commit
 from tandem.util.files import write_whole
 from tandem.util.folders import scratch
@@ -55,6 +57,7 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
         source.checkout(commit.sha, folder)
         try:
             recipe = read_recipe(folder, project.app)
+            asked = _asked(recipe, folder)
             app_lock, test_lock = _locks(project, folder, recipe)
         except RecipeError as problem:
             return _without_recipe(project, commit, problem)
@@ -74,6 +77,7 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
             recipe=recipe,
             made_for=_made_for(project),
             left_out=left_out,
+            asked=asked,
         )
     if report.passed:
         # Checked out anew: the tests may have written where they ran.
@@ -82,6 +86,15 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
             build = _make_app_image(project, folder, build, app_lock)
     project.builds.keep(build)
     return build
+
+
+def _asked(recipe: Recipe, folder: Path) -> Asked:
+    """What the service will be asked; the files that are sent come from the commit."""
+    try:
+        questions = read_questions(recipe.questions, folder)
+    except SettingError as problem:
+        raise RecipeError(str(problem)) from None
+    return Asked(contract=recipe.contract, health=recipe.health, questions=questions)
 
 
 def _locks(project: Project, folder: Path, recipe: Recipe) -> tuple[Lock, Lock]:

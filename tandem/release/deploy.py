@@ -14,7 +14,7 @@ from tandem.release.commits import history
 from tandem.release.pack import sign_again
 from tandem.release.project import Project
 from tandem.release.records import ImageRecord, PassedOver, ReleaseRecord
-from tandem.service import client
+from tandem.service.probe import CONTRACT, Asked, ask_instance
 from tandem.targets import DeployRequest, Live
 
 log = logging.getLogger("tandem")
@@ -58,13 +58,22 @@ def next_deployment(project: Project) -> DeployRequest:
 
 
 def _request(project: Project, image: ImageRecord) -> DeployRequest:
+    asked = asked_of(project, image)
     return DeployRequest(
         app=project.app,
         release=_release_number(project.ledger.releases.latest(), image),
         registry=project.registry,
         digest=image.digest,
         annotations=_annotations(image),
+        health=asked.health,
+        names_its_image=asked.contract,
     )
+
+
+def asked_of(project: Project, image: ImageRecord) -> Asked:
+    """What an instance of that image is asked, as its commit says."""
+    build = project.builds.of(image.app.tree)
+    return build.asked if build else CONTRACT
 
 
 def deploy(project: Project) -> Deployed:
@@ -94,10 +103,10 @@ def deploy(project: Project) -> Deployed:
             require_signed(project.registry, image.digest, key)
     before = project.target.current()
     golden = project.package(image.model.version).golden()
+    asked = asked_of(project, image)
 
     def check(url: str) -> None:
-        client.check_version(url, digest=image.digest)
-        client.ask_golden(url, golden)
+        ask_instance(url, digest=image.digest, golden=golden, asked=asked)
 
     live = project.target.deploy(
         _request(project, image),

@@ -11,6 +11,7 @@ from tandem.oci import Registry
 from tandem.release.project import Project
 from tandem.release.records import ReleaseRecord
 from tandem.service import client
+from tandem.service.probe import CONTRACT, Asked, ask_health
 from tandem.targets import Live, Target
 
 
@@ -22,10 +23,12 @@ class Difference(msgspec.Struct, frozen=True):
     found: str
 
     def __str__(self) -> str:
-        return f"{self.where}: released was {self.recorded}, found is {self.found}"
+        return f"{self.where}: expected {self.recorded}, found {self.found}"
 
 
-def compare(record: ReleaseRecord, target: Target, registry: Registry) -> list[Difference]:
+def compare(
+    record: ReleaseRecord, target: Target, registry: Registry, asked: Asked = CONTRACT
+) -> list[Difference]:
     """What differs from the release record, by hand or by accident; empty when all is true.
 
     While a deploy is on nothing is said: it puts another release there on purpose. Raises
@@ -34,14 +37,14 @@ def compare(record: ReleaseRecord, target: Target, registry: Registry) -> list[D
     live = target.current()
     if live and live.switching:
         return []
-    found = _differences(record, live, target, registry)
+    found = _differences(record, live, target, registry, asked)
     if not found:
         return []
     # Found true or not while a deploy came in between: only what stays so is a difference.
     again = target.current()
     if _of(again) == _of(live):
         return found
-    return [] if again and again.switching else _differences(record, again, target, registry)
+    return [] if again and again.switching else _differences(record, again, target, registry, asked)
 
 
 def _of(live: Live | None) -> tuple[object, ...]:
@@ -49,7 +52,11 @@ def _of(live: Live | None) -> tuple[object, ...]:
 
 
 def _differences(
-    record: ReleaseRecord, live: Live | None, target: Target, registry: Registry
+    record: ReleaseRecord,
+    live: Live | None,
+    target: Target,
+    registry: Registry,
+    asked: Asked,
 ) -> list[Difference]:
     name = f"release {record.number}"
     if live is None:
@@ -68,6 +75,13 @@ def _differences(
             found.append(Difference(registry.url, record.image, "no such image"))
     except RegistryError as problem:
         found.append(Difference(registry.url, record.image, str(problem)))
+    if not asked.contract:
+        # What it is, the target alone knows; whether it is well, it says.
+        try:
+            ask_health(live.url, asked.health)
+        except TargetError as problem:
+            found.append(Difference(live.url, name, str(problem)))
+        return found
     try:
         said = client.version(live.url)
     except TargetError as problem:
@@ -89,7 +103,9 @@ def drift(project: Project) -> list[str]:
     record = project.ledger.releases.latest()
     if record is None:
         return []
-    found = [str(one) for one in compare(record, project.target, project.registry)]
+    build = project.builds.of(record.app.tree)
+    asked = build.asked if build else CONTRACT
+    found = [str(one) for one in compare(record, project.target, project.registry, asked)]
     # Asked afterwards: a release may have gone live while all was compared.
     return [] if found and _is_being_recorded(project, record) else found
 

@@ -15,6 +15,7 @@ from tandem.release.pair import Pair
 from tandem.release.progress import uploading
 from tandem.release.project import Project
 from tandem.release.records import AppRef, ImageRecord, ModelRef, PassedOver
+from tandem.service.probe import Asked
 
 if TYPE_CHECKING:
     from tandem.oci.attest.provenance import Origin
@@ -36,6 +37,7 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
     transfers: list[Transfer]
     components: int
     passed_over: list[PassedOver]
+    asked: Asked
     seconds: float
 
 
@@ -89,6 +91,7 @@ def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
         transfers=transfers,
         components=build.components,
         passed_over=pair.passed_over,
+        asked=build.asked,
         seconds=round(time.monotonic() - started, 3),
     )
     log.info(

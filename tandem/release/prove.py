@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
-from tandem.errors import ImageFault, TargetError
-from tandem.model.package import Package
+from tandem.errors import ImageFault
 from tandem.release.pack import Packed
 from tandem.release.project import Project
 from tandem.release.records import ImageRecord, Proof
-from tandem.service import client
+from tandem.service.probe import ask_private_instance
 from tandem.targets.once import run_once
 from tandem.util.clock import now
 
@@ -18,7 +17,7 @@ log = logging.getLogger("tandem")
 
 
 def prove(project: Project, packed: Packed, *, run_id: str = "") -> ImageRecord:
-    """Start a packed image, replay its model's golden predictions, and record the verdict.
+    """Start a packed image, ask it all there is to ask, and record the verdict.
 
     An image that ends by itself or answers otherwise is recorded as not good. Raises `TandemError`
     when it could not be tried (no engine, no answer in time on a busy machine): that says nothing
@@ -32,15 +31,13 @@ def prove(project: Project, packed: Packed, *, run_id: str = "") -> ImageRecord:
             packed.digest,
             state=project.state / "target",
             engine=engine(project),
+            health=packed.asked.health,
         ) as url:
-            report = _ask_twice(url, packed.digest, package)
-        proof = Proof(
-            "starts_and_answers",
-            True,
-            f"started, and gave {report.questions} of {report.questions} golden predictions "
-            f"(largest difference {report.largest_difference:.1e}) "
-            f"in {time.monotonic() - started:.1f} s",
-        )
+            answers = ask_private_instance(
+                url, digest=packed.digest, golden=package.golden(), asked=packed.asked
+            )
+        summary = f"started, and {answers} ({time.monotonic() - started:.1f} s in all)"
+        proof = Proof("starts_and_answers", True, summary)
     except ImageFault as problem:
         proof = Proof("starts_and_answers", False, str(problem))
     log.info("%s: %s", packed.digest[:19], proof.summary)
@@ -62,26 +59,6 @@ def prove(project: Project, packed: Packed, *, run_id: str = "") -> ImageRecord:
             run_id=run_id,
         )
     )
-
-
-def _ask_twice(url: str, digest: str, package: Package) -> client.AskReport:
-    """The answers of a private instance; one that stops answering is asked whether it still lives.
-
-    Raises `ImageFault` when it answers wrongly or ended over the questions, `TargetError` when it
-    lives and is only slow.
-    """
-    try:
-        client.check_version(url, digest=digest)
-        return client.ask_golden(url, package.golden())
-    except ImageFault:
-        raise
-    except TargetError as problem:
-        try:
-            client.wait_ready(url, client.TIMEOUT)
-        except TargetError:
-            raise ImageFault(f"stopped while it was asked: {problem}") from None
-    client.check_version(url, digest=digest)
-    return client.ask_golden(url, package.golden())
 
 
 def engine(project: Project) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from tandem.errors import TargetError
+from tandem.release.deploy import asked_of
 from tandem.release.project import Project
 from tandem.release.records import Proof, ReleaseRecord, changes
-from tandem.service import client
+from tandem.service.probe import ask_instance
 from tandem.targets import Live
 from tandem.util.clock import now
 
 
 def ask_live(project: Project) -> Proof:
-    """Ask the live service who it is and its golden questions; a difference from the newest proven
-    image is said.
-    """
+    """Whether the live service answers as the image that the target runs must."""
     live = project.target.current()
     if live is None:
         return Proof("live_answers", False, f"nothing is live at {project.target.name}")
@@ -26,16 +25,15 @@ def ask_live(project: Project) -> Proof:
             "live_answers", False, f"{live.digest} is live, an image of which there is no record"
         )
     try:
-        client.check_version(live.url, digest=live.digest)
-        report = client.ask_golden(live.url, project.package(image.model.version).golden())
+        answers = ask_instance(
+            live.url,
+            digest=live.digest,
+            golden=project.package(image.model.version).golden(),
+            asked=asked_of(project, image),
+        )
     except TargetError as problem:
         return Proof("live_answers", False, str(problem))
-    return Proof(
-        "live_answers",
-        True,
-        f"{live.url} serves {live.digest[:19]} and gave {report.questions} of {report.questions} "
-        f"golden predictions in {report.milliseconds:.0f} ms",
-    )
+    return Proof("live_answers", True, f"{live.url} serves {live.digest[:19]} and {answers}")
 
 
 def record_release(project: Project, *, trigger: str, run_id: str = "") -> ReleaseRecord:

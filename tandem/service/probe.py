@@ -8,7 +8,6 @@ questions of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +20,21 @@ from tandem.service.questions import Question, ask_questions
 
 if TYPE_CHECKING:
     from tandem.model.package import Golden
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance of an image is asked, beside what its model recorded."""
+
+    contract: bool = True
+    """Whether it speaks the contract (`tandem.contract`), as the extension does."""
+    health: str = READY_PATH
+    """The path that says that it is ready; empty where any answer at all will do."""
+    questions: tuple[Question, ...] = ()
+    """The app's own questions."""
+
+
+CONTRACT = Asked()
+"""Of a service that uses the extension and has no questions of its own."""
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,14 +52,14 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     """The path that was asked, of an app without the extension."""
 
     def __str__(self) -> str:
-        asked = []
+        right = []
         if self.golden:
-            asked.append(f"gave {self.golden} of {self.golden} golden predictions")
+            right.append(f"gave {self.golden} of {self.golden} golden predictions")
         if self.questions:
-            asked.append(f"answered {self.questions} of {self.questions} questions")
-        if not asked:
-            return f"is alive ({self.health or '/'}); it has no questions to be asked"
-        return f"{' and '.join(asked)} in {self.milliseconds:.0f} ms"
+            right.append(f"answered {self.questions} of {self.questions} questions")
+        if not right:
+            return f"is alive ({self.health}); it has no questions to be asked"
+        return f"{' and '.join(right)} in {self.milliseconds:.0f} ms"
 
 
 def ask_instance(
@@ -53,30 +67,30 @@ def ask_instance(
     *,
     digest: str,
     golden: Golden | None,
-    health: str = READY_PATH,
-    questions: Sequence[Question] = (),
+    asked: Asked = CONTRACT,
 ) -> Answers:
     """Ask the instance at `url`, started from the image `digest`, all there is to ask.
 
-    `golden` is the model's where the app uses the extension, and None where it does not: such an
-    app is not asked who it is. Raises `ImageFault` that names the first wrong answer, and
-    `TargetError` where none came, the service is busy, or it is another image's.
+    `golden` are its model's, which an app is asked that speaks the contract. Raises `ImageFault`
+    that names the first wrong answer, and `TargetError` where none came, the service is busy, or it
+    is another image's.
     """
     started = time.monotonic()
     running, report = None, client.AskReport(0, 0.0, 0.0)
-    if golden is None:
-        ask_health(url, health)
-    else:
+    if asked.contract:
         running = client.check_version(url, digest=digest)
-        report = client.ask_golden(url, golden)
-    asked = ask_questions(url, questions)
+        if golden is not None:
+            report = client.ask_golden(url, golden)
+    else:
+        ask_health(url, asked.health)
+    own = ask_questions(url, asked.questions)
     return Answers(
         milliseconds=round((time.monotonic() - started) * 1000, 3),
         version=running,
         golden=report.questions,
         largest_difference=report.largest_difference,
-        questions=asked.questions,
-        health=health if golden is None else "",
+        questions=own.questions,
+        health="" if asked.contract else asked.health or "/",
     )
 
 
@@ -85,8 +99,7 @@ def ask_private_instance(
     *,
     digest: str,
     golden: Golden | None,
-    health: str = READY_PATH,
-    questions: Sequence[Question] = (),
+    asked: Asked = CONTRACT,
 ) -> Answers:
     """As `ask_instance`, but an instance that stops answering is asked once more.
 
@@ -94,15 +107,15 @@ def ask_private_instance(
     lives and is only slow.
     """
     try:
-        return ask_instance(url, digest=digest, golden=golden, health=health, questions=questions)
+        return ask_instance(url, digest=digest, golden=golden, asked=asked)
     except ImageFault:
         raise
     except TargetError as problem:
         try:
-            client.wait_ready(url, TIMEOUT, path=health)
+            client.wait_ready(url, TIMEOUT, path=asked.health)
         except TargetError:
             raise ImageFault(f"stopped while it was asked: {problem}") from None
-    return ask_instance(url, digest=digest, golden=golden, health=health, questions=questions)
+    return ask_instance(url, digest=digest, golden=golden, asked=asked)
 
 
 def ask_health(url: str, path: str) -> None:

@@ -1,35 +1,49 @@
-"""`python3 -m serving`: verify the package, load it, warm it up, then answer until told to stop."""
+"""`python3 -m tandem.serving [MODULE:APP]`: serve a Flask app and its model."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from tandem.errors import TandemError
 from tandem.serving import connections
-from tandem.serving.leader import Leader
-from tandem.serving.server import Worker, join, listen, reserve, shared_memory, supervise
+from tandem.serving.memory import shared_memory
 from tandem.serving.settings import Settings, read
+from tandem.serving.worker.leader import Leader
+from tandem.serving.worker.process import Worker
+from tandem.serving.worker.sockets import join, listen, reserve
+from tandem.serving.worker.supervisor import supervise
 
 if TYPE_CHECKING:
     import mmap
     import socket
 
+    from tandem.serving.service import Service
     from tandem.serving.traces import Traces
 
+USAGE = "usage: python3 -m tandem.serving [MODULE:APP]"
 
-def main() -> int:
-    """0 after a stop that was asked for; 1, with one line on stderr, when it cannot start."""
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Serve until SIGTERM.
+
+    0 after a stop that was asked for; 1, with one line on stderr, when it cannot start; 2 for wrong
+    arguments.
+    """
+    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+        print(USAGE, file=sys.stderr)
+        return 2
+    name = arguments[0] if arguments else None
     try:
         settings = read()
         if settings.workers == 1:
             listener = listen(settings)
-            return work(0, lambda: None, settings, lambda: listener, None)
+            return work(name, 0, lambda: None, settings, lambda: listener, None)
         reserved = reserve(settings)
     except TandemError as error:
         return refuse(error)
@@ -37,11 +51,12 @@ def main() -> int:
     # Each listens when it is ready: until then connections go to those that are.
     return supervise(
         settings.workers,
-        lambda index, ready: work(index, ready, settings, lambda: join(reserved), memory),
+        lambda index, ready: work(name, index, ready, settings, lambda: join(reserved), memory),
     )
 
 
 def work(
+    name: str | None,
     index: int,
     ready: Callable[[], object],
     settings: Settings,
@@ -52,14 +67,20 @@ def work(
     room = connections.allow(settings.connections)
     try:
         # All that is slow to import is imported here, after what can be refused without it.
-        from tandem.serving.app import create_app
+        from tandem.serving.discovery import find_app
+        from tandem.serving.extension import mounted_in
         from tandem.serving.logs import Log
         from tandem.serving.model import load
 
-        model = load(settings.model)
+        app = find_app(name)
+        mounted = mounted_in(app)
+        # Never a recorded one: what serves has its whole package.
+        model = load(settings.model) if settings.model is not None else None
         log = Log(sys.stdout.fileno(), settings.log)
-        traces = _traces(settings, model.manifest.name)
-        app = create_app(model, settings, log=log, traces=traces, memory=memory, worker=index)
+        traces = _traces(settings, model.manifest.name if model else app.name)
+        middleware = mounted.start(
+            settings, model, log=log, traces=traces, memory=memory, worker=index
+        )
     except TandemError as error:
         return refuse(error)
     log.start()
@@ -73,37 +94,36 @@ def work(
     if traces is not None:
         traces.start()
     leader = Leader()
-    app.handle.step_down = leader.step_down
-    worker = Worker(settings, app.draining, leader)
+    middleware.step_down = leader.step_down
+    worker = Worker(settings, middleware.service.draining, leader)
     listener = listening()
     port = listener.getsockname()[1]
     threading.Thread(
         target=connections.watch,
-        args=(
-            connections.Connections(port, settings.connections),
-            app.handle.bodies,
-            log,
-        ),
+        args=(connections.Connections(port, settings.connections), middleware.bodies, log),
         name="connections",
         daemon=True,
     ).start()
-    log(
-        "info",
-        "ready",
-        worker=index,
-        pid=os.getpid(),
-        port=port,
-        model=model.manifest.name,
-        digest=model.digest,
-        runtime=model.predictor.runtime,
-    )
+    log("info", "ready", worker=index, pid=os.getpid(), port=port, **_running(middleware.service))
     ready()
-    worker.serve(app.handle, listener)
+    worker.serve(app.wsgi_app, listener)
     if traces is not None:
         traces.stop()
     log("info", "stopped", worker=index)
     log.flush()
     return 0
+
+
+def _running(service: Service) -> dict[str, str]:
+    model = service.model
+    if model is None:
+        return {"app": service.name}
+    return {
+        "app": service.name,
+        "model": model.manifest.name,
+        "digest": model.digest,
+        "runtime": model.predictor.runtime,
+    }
 
 
 def _traces(settings: Settings, model: str) -> Traces | None:
@@ -126,9 +146,9 @@ def refuse(error: Exception) -> int:
     return 1
 
 
-def run() -> NoReturn:
+def run(arguments: Sequence[str]) -> NoReturn:
     """`main`, as a program of its own."""
-    code = main()
+    code = main(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads of the server may be on their way back: an interpreter that is being taken down ends
@@ -137,4 +157,4 @@ def run() -> NoReturn:
 
 
 if __name__ == "__main__":
-    run()
+    run(sys.argv[1:])

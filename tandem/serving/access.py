@@ -1,9 +1,8 @@
-"""Who may ask, and how often: API keys, tokens of an OIDC issuer; by default everybody may."""
+"""Who may ask, and how often: API keys, OIDC tokens; by default everybody may."""
 
 from __future__ import annotations
 
 import collections
-import hashlib
 import hmac
 import json
 import threading
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tandem.errors import SettingError
 from tandem.serving.problems import Problem
+from tandem.serving.settings import hash_key
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 LEEWAY = 60.0
-"""Seconds that the issuer's clock may differ from ours, as RFC 7519 section 4.1.4 allows."""
+"""Seconds that the issuer's clock may differ from ours (RFC 7519 section 4.1.4)."""
 KEYS_LIVE = 3600.0
 KEYS_ASKED_AGAIN = 30.0
 MAX_TOKEN = 16_384
@@ -72,11 +72,11 @@ class Access:
         if not self._proxies or not self._trusts(address):
             return address
         for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
-            said = _without_port(hop.strip())
-            trusted = self._trusts(said)
+            forwarded = _without_port(hop.strip())
+            trusted = self._trusts(forwarded)
             if trusted is None:
                 break
-            address = said
+            address = forwarded
             if not trusted:
                 break
         return address
@@ -86,11 +86,12 @@ class Access:
         import ipaddress
 
         try:
-            found = ipaddress.ip_address(address)
+            parsed = ipaddress.ip_address(address)
         except ValueError:
             return None
-        found = getattr(found, "ipv4_mapped", None) or found  # as a socket for both versions has it
-        return any(found in network for network in self._proxies)
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped  # as a socket for both versions has it
+        return any(parsed in network for network in self._proxies)
 
     def authenticate(self, environ: Mapping[str, Any]) -> str:
         """Who asks, by key or token. Raises Problem (401)."""
@@ -103,7 +104,9 @@ class Access:
         given = environ.get("HTTP_X_API_KEY", "") or bearer
         if not given:
             raise Problem(
-                401, "This needs a key or a token: send Authorization: Bearer.", CHALLENGE
+                401,
+                "A key or token is needed: send Authorization: Bearer … or X-API-Key: ….",
+                CHALLENGE,
             )
         digest = hash_key(given)
         # All are compared, so that the time taken tells nothing about which one was near.
@@ -111,7 +114,7 @@ class Access:
             return digest.hex()
         if self._issuer is not None and bearer.count(".") == 2:
             return self._issuer.subject(bearer)
-        raise Problem(401, "The key is not known here.", CHALLENGE)
+        raise Problem(401, "The key is unknown.", CHALLENGE)
 
     def _count(self, client: str, rate: float) -> None:
         now = time.monotonic()
@@ -137,16 +140,11 @@ def _without_port(hop: str) -> str:
     return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
-def hash_key(key: str) -> bytes:
-    """What is kept of a key: its sha256."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
 class Issuer:
-    """Checks tokens (RFC 7519, signed as RFC 7518 section 3.3) of one OpenID issuer, by PyJWT.
+    """Checks tokens of one OpenID issuer (RFC 7519, RFC 7518 section 3.3), by PyJWT.
 
     Its keys are fetched here and not by PyJWKClient, which lets every caller wait while one asks
-    the issuer, asks anew for each token while it is away, and takes http from anywhere.
+    the issuer, asks anew for each token while it is unreachable, and takes http from anywhere.
     """
 
     def __init__(self, url: str, audience: str) -> None:
@@ -166,11 +164,11 @@ class Issuer:
         self.audience = audience
         self._keys: dict[str, RSAPublicKey] = {}
         self._asked = float("-inf")
-        self._away = False
+        self._unreachable = False
         self._lock = threading.Lock()
 
     def subject(self, token: str) -> str:
-        """Whom the token names. Raises Problem: 401, or 503 when the issuer cannot be asked."""
+        """The token's subject. Raises Problem: 401, or 503 if the issuer is unreachable."""
         import jwt
 
         if len(token) > MAX_TOKEN:
@@ -203,7 +201,7 @@ class Issuer:
         except jwt.ImmatureSignatureError:
             detail = "The token is not valid yet."
         except (jwt.PyJWTError, ValueError):
-            detail = "The token is not one that can be checked."
+            detail = "The token cannot be checked."
         else:
             return str(claims.get("sub", ""))
         raise Problem(401, detail, CHALLENGE)
@@ -218,10 +216,10 @@ class Issuer:
                     self._ask()
             finally:
                 self._lock.release()
-        if found := self._keys.get(key_id):
-            return found
-        if self._away:
-            raise Problem(503, "The token's issuer cannot be asked.", {"Retry-After": "30"})
+        if key := self._keys.get(key_id):
+            return key
+        if self._unreachable:
+            raise Problem(503, "The token's issuer is unreachable.", {"Retry-After": "30"})
         raise Problem(401, "The token is signed with an unknown key.", CHALLENGE)
 
     def _ask(self) -> None:
@@ -229,19 +227,19 @@ class Issuer:
 
         try:
             self._keys = self._fetch()
-            self._away = False
+            self._unreachable = False
         except (OSError, ValueError, KeyError, TypeError, InvalidKeyError):
-            self._away = True
+            self._unreachable = True
         self._asked = time.monotonic()
 
     def _fetch(self) -> dict[str, RSAPublicKey]:
         from jwt.algorithms import RSAAlgorithm
 
-        found = _get(self.url.rstrip("/") + "/.well-known/openid-configuration")
-        if found["issuer"] != self.url:
+        configuration = _get(self.url.rstrip("/") + "/.well-known/openid-configuration")
+        if configuration["issuer"] != self.url:
             raise ValueError("the configuration is of another issuer")
         keys: dict[str, RSAPublicKey] = {}
-        for key in _get(found["jwks_uri"])["keys"]:
+        for key in _get(configuration["jwks_uri"])["keys"]:
             if key.get("kty") == "RSA" and key.get("use", "sig") == "sig":
                 # These members alone make a public key, whatever else there is.
                 public: Any = RSAAlgorithm.from_jwk({name: key[name] for name in ("kty", "n", "e")})

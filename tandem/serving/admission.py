@@ -1,4 +1,4 @@
-"""How much is worked on at once: a little waits, and what would wait longer is refused at once."""
+"""How much is worked on at once: a little waits, the rest is refused at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads request bodies: whole, bounded in size and time, and in what all of them hold at once.
+"""Reads whole request bodies, bounded in size, in time and in memory.
 
 Each that is still coming holds a thread, which cannot be interrupted: what ends it is the end of
 its connection, for which serving/connections.py looks at what is noted here.
@@ -13,12 +13,13 @@ from typing import Any
 from tandem.serving.problems import Problem
 
 HEARD_OUT = 4
-"""Times the limit that a body may have and still be read to its end before it is refused."""
+"""Bodies up to this multiple of the limit are read, and then refused."""
 PART_BYTES = 1 << 16
+JSON = "application/json"
 
 
 class Bodies:
-    """Which requests are at work, which of them still wait for their body; and the reading."""
+    """Which requests are at work, and which of these still wait for their body."""
 
     def __init__(self, most: int, seconds: float) -> None:
         self.most = most
@@ -32,7 +33,7 @@ class Bodies:
         self._lock = Lock()
 
     def read(self, stream: Any, length: int | None, limit: int) -> bytes:
-        """The body of `length` bytes, where it was told.
+        """The body, of `length` bytes where the caller said so.
 
         Raises Problem: 400 cut short, 408 too slow, 413 too long, 503 too many at once.
         """
@@ -44,7 +45,12 @@ class Bodies:
         ended = self.ended
         began = self.reading[me] = time.perf_counter()
         try:
-            parts, size = self._parts(stream, length, limit, began)
+            first: bytes = b""
+            if length is not None and length <= PART_BYTES and length <= limit:
+                first = stream.read(length)
+                if len(first) == length and time.perf_counter() - began <= self.seconds:
+                    return first  # nearly all
+            parts, size = self._parts(stream, length, limit, began, first)
         finally:
             del self.reading[me]
         if size > limit:
@@ -58,11 +64,11 @@ class Bodies:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _parts(
-        self, stream: Any, length: int | None, limit: int, began: float
+        self, stream: Any, length: int | None, limit: int, began: float, first: bytes
     ) -> tuple[list[bytes], int]:
-        """What there is of the body, nothing where it is too long, and its size."""
-        parts: list[bytes] = []
-        size = held = 0
+        """The body from `first` on (no parts where it is too long), and its size."""
+        parts = [first] if first else []
+        size, held = len(first), 0
         most = HEARD_OUT * limit
         # No more than what is still to come: for more the server waits until the body's end.
         left = most + 1 if length is None else length
@@ -96,5 +102,31 @@ class Bodies:
 
 
 def _too_long(length: int | None, limit: int) -> Problem:
-    told = "more than that" if length is None else f"{length} bytes"
-    return Problem(413, f"At most {limit} bytes are taken, the body has {told}.")
+    size = "more than that" if length is None else f"{length} bytes"
+    return Problem(413, f"At most {limit} bytes are taken, the body has {size}.")
+
+
+def json_body(environ: dict[str, Any]) -> bytes:
+    """The body of a scoring request, which was read before. Raises Problem (415)."""
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if kind != JSON or "HTTP_CONTENT_ENCODING" in environ:
+        raise Problem(415, f"The body must be sent as {JSON}, not compressed.")
+    if "HTTP_INFERENCE_HEADER_CONTENT_LENGTH" in environ:
+        raise Problem(
+            415, "Send tensors as JSON: the binary tensor data extension is not supported."
+        )
+    body: bytes = environ["tandem.body"]
+    return body
+
+
+def content_length(environ: dict[str, Any]) -> int | None:
+    """What the caller says the body has, in bytes."""
+    text = environ.get("CONTENT_LENGTH") or ""
+    return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
+def has_body(environ: dict[str, Any]) -> bool:
+    """Whether the request may have a body."""
+    return environ.get("CONTENT_LENGTH", "") not in ("", "0") or (
+        "HTTP_TRANSFER_ENCODING" in environ
+    )

@@ -1,4 +1,4 @@
-"""Which connections are ended, and when: slow senders and idle ones, where they take up room.
+"""Ends connections that take up room: slow senders, and idle ones.
 
 The server accepts and reads by itself, and does not tell on which connection a request came. But
 the kernel knows of each when it last received and last sent something (tcp(7), TCP_INFO), and that
@@ -26,19 +26,21 @@ TICK = 0.05
 QUIET_TICK = 0.25
 """Seconds between two looks at whether something does."""
 SLACK = 0.1
-"""Seconds by which a request may have come before its thread has noted it, and by which its thread
-may have it whole before it can go on: in a process where threads do not wait for each other."""
+"""Seconds by which a request may have come before its thread has noted it.
+
+And by which its thread may have it whole before it can go on: in a process where threads do not
+wait for each other.
+"""
 LAGS = 8
-"""Times what this thread had to wait for the others (for the GIL) that others may have to wait."""
+"""Others may wait for the GIL this many times as long as this thread did."""
 GRACE = 5.0
 """Seconds after which a sender must have kept up `LEAST`."""
 LEAST = 500.0
 """Bytes a second."""
 CROWDED, ROOMY = 0.9, 0.75
-"""From this share of the connections that may be open on, some are ended, down to that share."""
+"""Shares of the connections that may be open: some are ended from, down to."""
 HALF = 1.0
-"""Seconds after which a request that nobody works on is taken for half a one, where it is crowded:
-a whole one has got a thread by then."""
+"""Seconds after which a request without a thread is taken for half a one."""
 SPARE = 128
 """Open files that are no connections: pipes, libraries, the model."""
 REPORTED = 10.0
@@ -237,7 +239,7 @@ def _without(some: list[Connection], others: list[Connection]) -> list[Connectio
 
 
 def fairly(candidates: Sequence[Connection], number: int) -> list[Connection]:
-    """So many of the candidates (the first ones first), of the address that has most of them."""
+    """So many of the candidates, first ones first, of the address that has most."""
     left = Counter(each.address for each in candidates)
     ranked = []
     for place, each in enumerate(candidates):
@@ -248,7 +250,7 @@ def fairly(candidates: Sequence[Connection], number: int) -> list[Connection]:
 
 
 def watch(connections: Connections, bodies: Bodies, log: Callable[..., None]) -> None:
-    """End what takes up room, for ever; where the platform does not tell what is open, nothing."""
+    """End what takes up room, for ever; does nothing without Linux's TCP_INFO."""
     if not DESCRIPTORS.is_dir() or not hasattr(socket, "TCP_INFO"):
         return
     slow = idle = 0
@@ -273,7 +275,7 @@ def watch(connections: Connections, bodies: Bodies, log: Callable[..., None]) ->
 
 
 def allow(connections: int) -> int:
-    """Let this process have as many connections open; how many it may where that is fewer."""
+    """Raise the limit of open files; returns how many connections may be open."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2 (REST): the same model for clients that exist already.
+"""The Open Inference Protocol, version 2 (REST), for clients that exist already.
 
 github.com/open-inference/open-inference-protocol; tensors as JSON, no binary extension.
 """
@@ -42,7 +42,7 @@ DATATYPES: dict[str, Datatype] = {
 
 
 class InputTensor(msgspec.Struct, frozen=True):
-    """One input of a request: `data` flat in row-major order, or nested as `shape` says."""
+    """One input of a request: `data` flat in row-major order, or nested by `shape`."""
 
     name: str
     shape: list[int]
@@ -128,11 +128,11 @@ def metadata(model: Model, version: int | None) -> ModelMetadata:
 def rows_of(asked: InferenceRequest, model: Model, most: int) -> list[Any]:
     """The request's tensors as rows for `Model.rows`. Raises Problem (422)."""
     if not asked.inputs:
-        raise Problem(422, "There is no input tensor.")
+        raise Problem(422, "Expected at least one input tensor.")
     given = {tensor.name: tensor for tensor in asked.inputs}
     if len(given) != len(asked.inputs):
         [(twice, _)] = Counter(tensor.name for tensor in asked.inputs).most_common(1)
-        raise Problem(422, f"Two input tensors are named {twice[:80]!r}.")
+        raise Problem(422, f"Input tensor names must be unique; two are named {twice[:80]!r}.")
     if len(given) == 1 and len(model.features) > 1:
         return _matrix(asked.inputs[0], model, most)  # all features side by side
     if len(given) == 1 and len(model.features) == 1:
@@ -147,7 +147,7 @@ def rows_of(asked: InferenceRequest, model: Model, most: int) -> list[Any]:
         raise Problem(422, f"The model has no input named {surplus[0][:80]!r}.")
     columns = [_column(given[feature.name], feature, most) for feature in model.features]
     if len({len(column) for column in columns}) != 1:
-        raise Problem(422, "The inputs are not of one length.")
+        raise Problem(422, "All inputs must have the same number of rows.")
     return [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -188,7 +188,7 @@ def _column(tensor: InputTensor, feature: Feature, most: int) -> list[Any]:
 def _flat(tensor: InputTensor, most: int, size: int) -> list[Any]:
     count = tensor.shape[0]
     if not 1 <= count <= most:
-        raise Problem(422, f"{count} rows are asked for: at least 1 and at most {most} are taken.")
+        raise Problem(422, f"{count} rows were sent; expected at least 1 and at most {most}.")
     values = tensor.data
     while values and isinstance(values[0], list):
         if not all(isinstance(part, list) for part in values):
@@ -227,7 +227,7 @@ def _check(tensor: InputTensor, feature: Feature, value: Any) -> None:
 def answer(
     asked: InferenceRequest, output: np.ndarray, model: Model, version: int | None
 ) -> InferenceResponse:
-    """The outputs that the request wants. Raises Problem (422) for one that there is not."""
+    """The outputs that the request wants. Raises Problem (422) for an unknown one."""
     rows = len(output)
     if model.classifies:
         labels = model.manifest.labels

@@ -1,4 +1,4 @@
-"""The log: a JSON object a line, written beside the requests and never blocking them."""
+"""The log: one JSON object a line, written beside the requests, blocking none."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
+
+class RequestLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answered request; `milliseconds` is without the network."""
+
+    time: str
+    level: str
+    message: str
+    method: str
+    path: str
+    status: int
+    milliseconds: float
+    client: str
+    request_id: str
+    trace_id: str | None = None
+
 
 KEPT = 10_000
 """Lines that may wait for a slow reader; later ones are counted and dropped."""
@@ -25,7 +41,9 @@ class Log:
         self.descriptor = os.dup(descriptor)
         self.requests = level == "info"
         self.on_drop: Callable[[int], None] = lambda lines: None
-        self._lines: collections.deque[tuple[float, dict[str, Any]]] = collections.deque()
+        self._lines: collections.deque[tuple[float, dict[str, Any] | tuple[Any, ...]]] = (
+            collections.deque()
+        )
         self._wake = threading.Event()
         self._writing = False
         self._second, self._written = 0, ""  # most lines are of the second of the one before
@@ -36,7 +54,11 @@ class Log:
         """Add a line."""
         self.add({"level": level, "message": message, **fields})
 
-    def add(self, fields: dict[str, Any]) -> None:
+    def request(self, *fields: Any) -> None:
+        """A request's line: method, path, status, seconds, client, request id, trace id."""
+        self.add(fields)
+
+    def add(self, fields: dict[str, Any] | tuple[Any, ...]) -> None:
         """Add a line of these fields; cheap, and safe from any thread."""
         if len(self._lines) >= KEPT:
             self.on_drop(1)
@@ -64,7 +86,7 @@ class Log:
                 self._writing = True  # before a line is taken: `flush` looks at both
                 many = [self._lines.popleft() for _ in range(min(len(self._lines), 500))]
                 try:
-                    text = self._encoder.encode_lines([self._told(*line) for line in many])
+                    text = self._encoder.encode_lines([self._line(*line) for line in many])
                     while text:
                         text = text[os.write(self.descriptor, text) :]
                 except (OSError, ValueError):
@@ -72,9 +94,19 @@ class Log:
             self._writing = False
             time.sleep(0.05)  # lines come in bursts: write them together
 
-    def _told(self, at: float, fields: dict[str, Any]) -> dict[str, Any]:
+    def _line(
+        self, at: float, fields: dict[str, Any] | tuple[Any, ...]
+    ) -> dict[str, Any] | RequestLine:
         second = int(at)
         if second != self._second:
             moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
             self._second, self._written = second, moment.strftime("%Y-%m-%dT%H:%M:%S")
-        return {"time": f"{self._written}.{int((at - second) * 1000):03}Z", **fields}
+        written = f"{self._written}.{int((at - second) * 1000):03}Z"
+        if isinstance(fields, dict):
+            return {"time": written, **fields}
+        method, path, status, seconds, client, request_id, trace_id = fields
+        milliseconds = round(seconds * 1000, 3)
+        return RequestLine(
+            written, "info", "request",
+            method, path[:200], status, milliseconds, client, request_id, trace_id,
+        )  # fmt: skip

@@ -1,76 +1,58 @@
-"""The layer around Flask: what holds for every request, whatever its address.
+"""The layer around the app: what holds for every request, whatever its address.
 
-Request ids, bounds on what comes in, who may ask, room to work, headers of every answer; and
-afterwards the count, the line in the log and the span.
+Request ids, bounds on what comes in, who may ask, room to work; and afterwards the count, the line
+in the log and the span.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
-import time
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import Any
 
 from tandem.serving import problems
-from tandem.serving.bodies import Bodies
-from tandem.serving.metrics import PATHS, path_of
+from tandem.serving.addresses import Address
+from tandem.serving.admission import Gate
+from tandem.serving.bodies import JSON, Bodies, content_length, has_body, json_body
+from tandem.serving.headers import FOR_PROGRAMS
 from tandem.serving.problems import Problem
+from tandem.serving.score import QUICK_BYTES
+from tandem.serving.service import Service
+from tandem.serving.traces import Span
 
-if TYPE_CHECKING:
-    from tandem.serving.app import Service
-    from tandem.serving.traces import Span
-
-JSON = "application/json"
 REQUEST_ID = "tandem.request_id"
-Start = Callable[..., Any]
-QUICK_BYTES = 16384
-"""A longer body is not scored in next to no time, whatever the model."""
-
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
-_QUIET = {path_of(path) for path in ("/healthz", "/readyz", "/metrics", "/v2/health/live")}
-_VERSION = path_of("/version")
-_SCORING = {path_of("/score"), path_of("/v2/models/x/infer")}
-
-_COMMON = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-]
-FOR_PROGRAMS = [
-    *_COMMON,
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Cache-Control", "no-store"),
-]
-FOR_PEOPLE = [
-    *_COMMON,
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("X-Frame-Options", "DENY"),
-    ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
-    ("Cache-Control", "no-cache"),  # ask again, send again only if changed
-]
-
-
+RULE = "tandem.rule"
+"""Where the extension notes the app's URL rule that a request matched."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # What of a head cannot be refused here, as WSGI does not show it: a line that ends with LF alone,
 # which the server takes (RFC 9112 section 2.2 permits that), and how a name was spelt.
+WHOLE_BYTES = 1 << 20
+"""An app's answers up to this size are handed on whole, longer ones as they come."""
+
+Start = Callable[..., Any]
+Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
 
 
-class Edge:
-    """The WSGI callable that the server gets."""
+class Middleware:
+    """The server's WSGI callable: `own` answers for Tandem, `app` all else."""
 
-    def __init__(self, inner: Callable[..., Iterable[bytes]], service: Service) -> None:
-        self._inner = inner
-        self._service = service
+    def __init__(
+        self, own: Wsgi, app: Wsgi, service: Service, propagates: Callable[[], bool]
+    ) -> None:
+        self._own = own
+        self._app = app
+        self._propagates = propagates
+        """Whether an exception of the app goes on to the caller: a test, or a debugger."""
+        self.service = service
+        self._address_of = service.addresses.of
+        self._scoring = service.scoring
         self._metrics = service.metrics
         self._draining = service.draining
         self._access = service.access
@@ -78,177 +60,287 @@ class Edge:
         self._traces = service.traces
         settings = service.settings
         self._limit = settings.max_body_bytes
-        self._guarded = frozenset(path_of(path) for path in settings.guarded)
         self.bodies = Bodies(max(1, settings.threads // 3), settings.body_seconds)
         self._began = self.bodies.began
+        # An app's own routes leave threads free for health and for what is refused.
+        most = max(1, settings.threads - settings.threads // 4)
+        self._app_gate = Gate(most, settings.threads, settings.patience_seconds)
         # Called before what may keep this thread for longer than a quick prediction.
         self.step_down: Callable[[], None] = lambda: None
+        self._prefix = os.urandom(8).hex()
+        self._numbers = itertools.count(int.from_bytes(os.urandom(6), "big"))
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-        began = time.perf_counter()
-        me = get_ident()
-        given = environ.get("HTTP_X_REQUEST_ID")
-        request_id = given if given and _SANE_ID.match(given) else os.urandom(16).hex()
-        environ[REQUEST_ID] = request_id
-        path = path_of(environ["PATH_INFO"])
-        span = None
-        if self._traces is not None and path not in _QUIET:
-            span = self._traces.begin(environ.get("HTTP_TRACEPARENT", ""))
-        status = 500
-
-        def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            nonlocal status
-            status = int(line[:3])
-            people = environ.get("tandem.people")
-            headers.extend(FOR_PEOPLE if people else FOR_PROGRAMS)
-            headers.append(("X-Request-ID", request_id))
-            if self.bodies.pressed or self._draining.is_set() or environ.get("tandem.close"):
-                headers.append(("Connection", "close"))
-            return start_response(line, headers, exc_info)
-
-        self._metrics.began()
-        self._began[me] = began
+        exchange = _Exchange(self, environ, start_response)
         try:
-            return self._answer(environ, start, path)
-        finally:
-            del self._began[me]
-            seconds = time.perf_counter() - began
-            self._metrics.ended(path, status, seconds)
-            if span is not None:
-                self._traced(span, environ, path, status)
-            if self._log.requests and path not in _QUIET:
-                self._logged(environ, status, seconds, request_id, span)
+            answer = self._answer(environ, exchange)
+        except BaseException:
+            exchange.close()
+            raise
+        if type(answer) is list:
+            exchange.close()
+            return answer
+        return exchange.streaming(answer)
 
-    def _answer(self, environ: dict[str, Any], start: Start, path: int) -> Iterable[bytes]:
-        """Flask's answer, or a problem where the request does not get that far."""
+    def _answer(self, environ: dict[str, Any], exchange: _Exchange) -> Iterable[bytes]:
+        """The answer, or a problem where the request does not get that far."""
+        address = exchange.address
+        method = environ["REQUEST_METHOD"]
         try:
-            if environ["REQUEST_METHOD"] not in METHODS:
+            if method not in METHODS:
                 # Spelled otherwise it would be none of a route's, and past its keys and bounds.
-                raise Problem(501, "This method is not known here; methods are in upper case.")
-            host = environ["HTTP_HOST"]
+                raise Problem(501, "This method is not supported; methods are in upper case.")
+            host = environ.get("HTTP_HOST", "")
             if (not host and environ["SERVER_PROTOCOL"] == "HTTP/1.1") or "," in host:
                 raise Problem(400, "A request must name one host, with the header Host.")
-            if path not in _SCORING or environ["REQUEST_METHOD"] != "POST":
-                self.step_down()
-                if path in self._guarded:
-                    self._check_key(environ, path)
-                return self._inner(environ, start)
-            if not self._access.free:
-                self._access.admit(environ)
-            if "HTTP_CONTENT_LENGTH" in environ or "HTTP_CONTENT_TYPE" in environ:
-                # Content_Length: another header, which something before us may have gone by.
-                raise Problem(400, "Content-Length and Content-Type are written with a hyphen.")
-            length = content_length(environ)
-            if length is None or length > QUICK_BYTES:
-                self.step_down()
-            body = self.bodies.read(environ["wsgi.input"], length, self._limit)
-            environ["tandem.body"] = body
-            gate = self._service.gate_for(body)
-            score = self._service.scoring.get(environ["PATH_INFO"])
-            if score is None or gate is not self._service.quick_gate:
-                self.step_down()
-            try:
-                entered = gate.enter()
-            except Problem:
-                self._metrics.turned_away()
-                raise
-            try:
-                if score is None:
-                    environ["wsgi.input"] = io.BytesIO(body)
-                    # Flask's answers are lists: all of the work is done when it returns.
-                    return self._inner(environ, start)
-                # The usual spellings of the addresses that nearly all requests have go past Flask,
-                # which costs more than the model.
-                content = score(json_body(environ))
-            finally:
-                gate.leave(entered)
-            start("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(content)))])
-            return [content]
+            if address.name is None:
+                return self._answer_of_app(environ, exchange)
+            if address.scores and method == "POST" and self._scoring is not None:
+                return self._score(environ, exchange)
+            self._slow()
+            if address.key and not self._access.open:
+                self._check_key(environ, address)
+            return _whole(self._own(environ, exchange.start))
         except Problem as problem:
-            return self._refused(problem, environ, start)
-        except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever it is
-            return self._refused(self.failed(error, environ), environ, start)
+            return self._refused(problem, environ, exchange)
+        except Exception as error:
+            if address.name is None and self._propagates():
+                raise
+            failure = self.service.failed(error, exchange.request_id)
+            return self._refused(failure, environ, exchange)
 
-    def _check_key(self, environ: dict[str, Any], path: int) -> None:
+    def _score(self, environ: dict[str, Any], exchange: _Exchange) -> list[bytes]:
+        if not self._access.free:
+            self._access.admit(environ)
+        body = self._body(environ)
+        scoring = self._scoring
+        assert scoring is not None  # noqa: S101 - else there is no such address
+        gate = scoring.gate_for(body)
+        score = scoring.by_path.get(environ["PATH_INFO"])
+        if score is None or gate is not scoring.quick_gate:
+            self._slow()
+        entered = self._enter(gate)
+        try:
+            if score is None:
+                environ["wsgi.input"] = io.BytesIO(body)
+                return _whole(self._own(environ, exchange.start))
+            # The usual spellings of the addresses that nearly all requests have go past Flask,
+            # which costs more than the model.
+            content = score(json_body(environ))
+        finally:
+            gate.leave(entered)
+        exchange.start("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(content)))])
+        return [content]
+
+    def _answer_of_app(self, environ: dict[str, Any], exchange: _Exchange) -> Iterable[bytes]:
+        self._slow()
+        if exchange.address.key and not self._access.free:
+            self._access.admit(environ)
+        if has_body(environ):
+            body = self._body(environ)
+            environ["wsgi.input"] = io.BytesIO(body)
+            environ["CONTENT_LENGTH"] = str(len(body))
+        exchange.entered = self._enter(self._app_gate)
+        exchange.gate = self._app_gate
+        answer = self._app(environ, exchange.start)
+        return _whole(answer) if exchange.length <= WHOLE_BYTES else answer
+
+    def _body(self, environ: dict[str, Any]) -> bytes:
+        """The whole body, bounded; kept for `json_body`."""
+        if "HTTP_CONTENT_LENGTH" in environ or "HTTP_CONTENT_TYPE" in environ:
+            # Content_Length: another header, which something before us may have gone by.
+            raise Problem(400, "Content-Length and Content-Type are written with a hyphen.")
+        length = content_length(environ)
+        if length is None or length > QUICK_BYTES:
+            self._slow()
+            if length is None and not environ.get("wsgi.input_terminated"):
+                length = 0
+        body = environ["tandem.body"] = self.bodies.read(environ["wsgi.input"], length, self._limit)
+        return body
+
+    def _slow(self) -> None:
+        """What follows may take longer than a quick prediction."""
+        self._metrics.at_work(len(self._began))
+        self.step_down()
+
+    def _enter(self, gate: Gate) -> float:
+        try:
+            return gate.enter()
+        except Problem:
+            self._metrics.turned_away()
+            raise
+
+    def _check_key(self, environ: dict[str, Any], address: Address) -> None:
         try:
             self._access.authenticate(environ)
         except Problem as problem:
             # A release asks without a key what is running, and gets an answer to that alone.
-            if path != _VERSION or problem.status != 401:
+            if address.name != "version" or problem.status != 401:
                 raise
             environ["tandem.unknown_caller"] = True
 
     @staticmethod
-    def _refused(problem: Problem, environ: dict[str, Any], start: Start) -> list[bytes]:
+    def _refused(problem: Problem, environ: dict[str, Any], exchange: _Exchange) -> list[bytes]:
         # What is left of the body must not be taken for the next request.
-        environ["tandem.close"] = "tandem.body" not in environ
+        exchange.closes = has_body(environ) and "tandem.body" not in environ
+        exchange.own = True
         content = problems.body(problem, environ)
         headers = [
             ("Content-Type", problems.MEDIA_TYPE),
             ("Content-Length", str(len(content))),
             *problem.headers.items(),
         ]
-        start(f"{problem.status} {HTTPStatus(problem.status).phrase}", headers)
+        exchange.start(f"{problem.status} {HTTPStatus(problem.status).phrase}", headers)
         return [content]
 
-    def _logged(
-        self,
-        environ: dict[str, Any],
-        status: int,
-        seconds: float,
-        request_id: str,
-        span: Span | None,
-    ) -> None:
-        line = {
-            "level": "info",
-            "message": "request",
-            "method": environ["REQUEST_METHOD"],
-            "path": environ["PATH_INFO"][:200],
-            "status": status,
-            "milliseconds": round(seconds * 1000, 3),
-            "client": self._access.address(environ),
-            "request_id": request_id,
-        }
-        if span is not None:
-            line["trace_id"] = span.trace_id
-        self._log.add(line)
+    def new_id(self) -> str:
+        """An id for a request that brings none: 32 hex digits, unlike any other."""
+        return f"{self._prefix}{next(self._numbers):016x}"
 
-    def _traced(self, span: Span, environ: dict[str, Any], path: int, status: int) -> None:
-        assert self._traces is not None  # noqa: S101 - a span exists
-        method = environ["REQUEST_METHOD"]
+
+class _Exchange:
+    """One request and its answer, from the first look to the count."""
+
+    __slots__ = (
+        "_began",
+        "_middleware",
+        "_span",
+        "_start_response",
+        "_status",
+        "_thread",
+        "address",
+        "closes",
+        "entered",
+        "environ",
+        "gate",
+        "length",
+        "own",
+        "request_id",
+    )
+
+    def __init__(
+        self, middleware: Middleware, environ: dict[str, Any], start_response: Start
+    ) -> None:
+        self._began = began = perf_counter()
+        self._middleware = middleware
+        self._start_response = start_response
+        self._status = 500
+        self._thread = thread = get_ident()
+        self._span: Span | None = None
+        self.environ = environ
+        self.address = address = middleware._address_of(environ["PATH_INFO"])
+        self.own = address.name is not None
+        self.closes = False
+        self.gate: Gate | None = None
+        self.entered = 0.0
+        self.length = 0
+        """Bytes of the answer as its head says, more than any where it does not."""
+        given = environ.get("HTTP_X_REQUEST_ID")
+        self.request_id = given if given and _SANE_ID.match(given) else middleware.new_id()
+        environ[REQUEST_ID] = self.request_id
+        if middleware._traces is not None and not address.quiet:
+            self._span = middleware._traces.begin(environ.get("HTTP_TRACEPARENT", ""))
+        middleware._began[thread] = began
+
+    def start(
+        self, line: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], Any]:
+        """What the app calls: PEP 3333's start_response, with the headers of every answer."""
+        middleware = self._middleware
+        self._status = int(line[:3])
+        if self.own:
+            if "tandem.people" not in self.environ:
+                headers += FOR_PROGRAMS
+        else:
+            lengths = [value for name, value in headers if name.lower() == "content-length"]
+            self.length = int(lengths[0]) if lengths else WHOLE_BYTES + 1
+        headers.append(("X-Request-ID", self.request_id))
+        if self.closes or middleware.bodies.pressed or middleware._draining.is_set():
+            headers.append(("Connection", "close"))
+        if exc_info is None:
+            write: Callable[[bytes], Any] = self._start_response(line, headers)
+        else:
+            write = self._start_response(line, headers, exc_info)
+        return write
+
+    def streaming(self, answer: Iterable[bytes]) -> Iterable[bytes]:
+        """An answer that is made while it is sent; the exchange lasts as long."""
+        return _Streamed(answer, self)
+
+    def close(self) -> None:
+        """The answer is made: count it, and write it down."""
+        middleware, environ, address = self._middleware, self.environ, self.address
+        if self.gate is not None:
+            self.gate.leave(self.entered)
+        began = middleware._began
+        began.pop(self._thread, None)
+        seconds = perf_counter() - self._began
+        number = address.number if address.name is not None else self._route()
+        status = self._status
+        middleware._metrics.ended(number, status, seconds, len(began))
+        if address.quiet:
+            return
+        span = self._span
+        if span is not None:
+            self._end_span(span, number)
+        log = middleware._log
+        if log.requests:
+            log.request(
+                environ["REQUEST_METHOD"],
+                environ["PATH_INFO"],
+                status,
+                seconds,
+                middleware._access.address(environ),
+                self.request_id,
+                span.trace_id if span is not None else None,
+            )
+
+    def _route(self) -> int:
+        """The number of the app's rule that answered."""
+        addresses = self._middleware.service.addresses
+        return addresses.routes.get(self.environ.get(RULE, ""), self.address.number)
+
+    def _end_span(self, span: Span, number: int) -> None:
+        traces = self._middleware._traces
+        assert traces is not None  # noqa: S101 - a span exists
+        method = self.environ["REQUEST_METHOD"]
+        route = self._middleware.service.addresses.labels[number]
         attributes = {
             "http.request.method": method,
-            "http.route": PATHS[path],
-            "url.path": environ["PATH_INFO"][:200],
-            "tandem.request_id": environ[REQUEST_ID],
+            "http.route": route,
+            "url.path": self.environ["PATH_INFO"][:200],
+            "tandem.request_id": self.request_id,
         }
-        self._traces.end(span, f"{method} {PATHS[path]}", status, attributes)
-
-    def failed(self, error: BaseException, environ: dict[str, Any]) -> Problem:
-        """Our own fault, with everything that finding it needs, in the log and only there."""
-        self._log(
-            "error",
-            f"{type(error).__name__}: {error}",
-            request_id=environ.get(REQUEST_ID),
-            traceback="".join(traceback.format_exception(error)),
-        )
-        return Problem(500, "The service failed to answer; its log has the reason.")
+        traces.end(span, f"{method} {route}", self._status, attributes)
 
 
-def json_body(environ: dict[str, Any]) -> bytes:
-    """The body of a scoring request, which the edge has read. Raises Problem (415)."""
-    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if kind != JSON or "HTTP_CONTENT_ENCODING" in environ:
-        raise Problem(415, f"The body must be sent as {JSON}, not compressed.")
-    if "HTTP_INFERENCE_HEADER_CONTENT_LENGTH" in environ:
-        raise Problem(
-            415, "Send tensors as JSON: the binary tensor data extension is not supported."
-        )
-    body: bytes = environ["tandem.body"]
-    return body
+class _Streamed:
+    """An answer that ends its exchange when it is closed (PEP 3333)."""
+
+    def __init__(self, answer: Iterable[bytes], exchange: _Exchange) -> None:
+        self._answer = answer
+        self._exchange = exchange
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._answer)
+
+    def close(self) -> None:
+        """Called by the server when all was sent, or when nobody listens any more."""
+        try:
+            _close(self._answer)
+        finally:
+            self._exchange.close()
 
 
-def content_length(environ: dict[str, Any]) -> int | None:
-    """What the caller says the body has, in bytes."""
-    text = environ.get("CONTENT_LENGTH") or ""
-    return int(text) if text.isdecimal() and len(text) < 20 else None
+def _whole(answer: Iterable[bytes]) -> list[bytes]:
+    """All parts of an answer, which is then done."""
+    try:
+        return [b"".join(answer)]
+    finally:
+        _close(answer)
+
+
+def _close(answer: Iterable[bytes]) -> None:
+    close = getattr(answer, "close", None)  # PEP 3333: an answer may have one
+    if close is not None:
+        close()

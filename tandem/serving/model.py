@@ -1,4 +1,4 @@
-"""The one model that this process answers with: what its rows are, and what it says to them."""
+"""The one model that this process answers with: its rows and its answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tandem.model.package import (
     predictions_of,
     read,
 )
-from tandem.serving import pictures
+from tandem.model.package.runtimes import Predictor
 from tandem.serving.problems import Problem
 
 TOP = 3
@@ -41,7 +41,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Value(msgspec.Struct, frozen=True):
-    """What a regression says to one row; a list where it has several targets."""
+    """The answer of a regression to one row; a list where it has several targets."""
 
     value: float | list[float]
 
@@ -56,7 +56,7 @@ def scalar(feature: Feature) -> Any:
 
 
 def row_type(package: Package) -> Any:
-    """The JSON types that one row may have: a list in the features' order, or an object by name."""
+    """The JSON types of one row: a list in the features' order, or an object by name."""
     manifest = package.manifest
     first = manifest.features[0]
     if manifest.layout == "series":
@@ -79,14 +79,13 @@ def row_type(package: Package) -> Any:
 
 
 class Model:
-    """A verified package with its predictor, loaded once and safe to ask from several threads."""
+    """A verified package with its predictor; safe to ask from several threads."""
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, predictor: Predictor) -> None:
         self.package = package
         self.manifest = manifest = package.manifest
         self.digest = package.digest
-        check_libraries(manifest)
-        self.predictor = open_predictor(package)
+        self.predictor = predictor
         self.features = manifest.features
         self.names = [feature.name for feature in manifest.features]
         self.row_type = row_type(package)
@@ -97,7 +96,6 @@ class Model:
         fast = manifest.layout == "matrix" and vector and first.dtype.startswith("float")
         self._fast_dtype = np.dtype(first.dtype) if fast else None
         self.quick = False  # whether a row takes next to no time: `warm_up` finds out
-        self.ink = pictures.trained_ink(self)
         # The row's own numbers, for drift: which columns of a table they are.
         self.numeric = [
             at for at, feature in enumerate(manifest.features) if feature.dtype != "str"
@@ -107,6 +105,15 @@ class Model:
     def classifies(self) -> bool:
         """Whether answers are labels with probabilities (else they are values)."""
         return self.manifest.task == "classification"
+
+    def takes(self, array: np.ndarray) -> bool:
+        """Whether these are rows as `predict` takes them, but for their precision."""
+        return (
+            self._fast_dtype is not None
+            and array.dtype.kind in "fiub"
+            and array.shape[1:] == (self.width,)
+            and len(array) > 0
+        )
 
     def rows(self, given: Sequence[Any]) -> np.ndarray:
         """Checked rows for `predict`. Raises Problem (422) that names the row at fault."""
@@ -149,7 +156,7 @@ class Model:
             raise Problem(422, f"The {str(error)[:300]}.") from None
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Probabilities (rows by labels) or values. Raises Problem (422) where it has no answer."""
+        """Probabilities (rows by labels) or values. Raises Problem (422) for no answer."""
         try:
             with np.errstate(all="ignore"):
                 output = self.predictor.predict(rows)
@@ -179,7 +186,7 @@ class Model:
         ]
 
     def warm_up(self) -> None:
-        """Answer the recorded questions once, so that no caller pays for what first use makes.
+        """Answer the recorded questions once, so that no caller waits for first use.
 
         Raises PackageError when they get no answer; whether it is the right one, a release asks.
         """
@@ -196,12 +203,10 @@ class Model:
             raise PackageError(
                 f"{self.package.folder}: does not answer its own questions: {error.detail}"
             ) from None
-        if self.manifest.image is not None:
-            pictures.warm_up(self.manifest.image)
 
 
 def _finite(output: np.ndarray) -> bool:
-    """Whether all of it is: numpy's own way costs more than the model where there is little."""
+    """Whether all numbers are finite; for few, numpy's way costs more than the model."""
     if output.size <= FEW:
         return all(map(math.isfinite, output.ravel().tolist()))
     return bool(np.isfinite(output).all())
@@ -209,6 +214,8 @@ def _finite(output: np.ndarray) -> bool:
 
 def load(folder: Path) -> Model:
     """The verified and warm model of a package folder. Raises PackageError."""
-    model = Model(read(folder))
+    package = read(folder)
+    check_libraries(package.manifest)
+    model = Model(package, open_predictor(package))
     model.warm_up()
     return model

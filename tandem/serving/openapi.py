@@ -1,23 +1,28 @@
-"""The OpenAPI document, made of the types that requests are decoded with."""
+"""The OpenAPI document of Tandem's addresses, from the types in use."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from tandem.serving import inference
+from tandem.serving.adapters import InputAdapter
+from tandem.serving.addresses import Addresses
+from tandem.serving.bodies import JSON
 from tandem.serving.model import Model, Prediction, Value, scalar
 from tandem.serving.problems import MEDIA_TYPE, ProblemDetails
+from tandem.serving.score import Scored
 from tandem.serving.settings import Settings
+from tandem.serving.version import Released, Version
 
-JSON = "application/json"
 _WHY = {
     400: "The body is not JSON, or was cut short; or no host is named.",
     401: "A key or token is needed and was not given, or is not valid.",
     404: "There is no such model here.",
     408: "The body did not arrive in time, or too slowly.",
-    413: "The body is too long, or its pictures have too many pixels together.",
+    413: "The body is too long.",
     415: "The body is not application/json.",
     422: "The body is JSON, but not a question that this model can answer.",
     429: "This client asks too often; the header Retry-After says when to come again.",
@@ -25,155 +30,189 @@ _WHY = {
     503: "The service is stopping or has too much to do; come again after Retry-After seconds.",
 }
 _SCORING = (400, 408, 413, 415, 422, 500, 503)
+_FLAG = {"type": "object", "additionalProperties": {"type": ["boolean", "string"]}}
 
 
 def document(
-    model: Model, settings: Settings, version: type, released: type, scored: type
+    title: str,
+    model: Model | None,
+    settings: Settings,
+    addresses: Addresses,
+    adapters: Sequence[InputAdapter] = (),
 ) -> dict[str, Any]:
-    """The document (OpenAPI 3.1) of the service around this model."""
-    manifest = model.manifest
-    answer = Prediction if model.classifies else Value
-    _, components = msgspec.json.schema_components(
-        [
-            ProblemDetails,
-            answer,
-            version,
-            released,
-            scored,
+    """The document (OpenAPI 3.1); without a model, of the addresses that need none."""
+    types: list[type] = [ProblemDetails, Version, Released]
+    if model is not None:
+        types += [
+            Prediction if model.classifies else Value,
+            Scored,
             inference.InferenceRequest,
             inference.InferenceResponse,
             inference.ModelMetadata,
-        ],
-        ref_template="#/components/schemas/{name}",
+        ]
+    _, components = msgspec.json.schema_components(
+        types, ref_template="#/components/schemas/{name}"
     )
-    components["Score"] = _question(model, settings)
-    components[scored.__name__]["properties"]["predictions"]["items"] = _ref(answer.__name__)
-    guard: list[dict[str, list[str]]] | None = (
-        [{"key": []}, {"token": []}] if settings.api_keys or settings.oidc_issuer else None
-    )
-    extra = ((401,) if guard else ()) + ((429,) if settings.rate else ())
+    writer = _Writer(settings, addresses, adapters)
+    paths = writer.plain_paths()
+    if model is not None:
+        answer = Prediction if model.classifies else Value
+        components["Score"] = _question(model, settings, adapters)
+        components[Scored.__name__]["properties"]["predictions"]["items"] = _ref(answer.__name__)
+        paths = writer.model_paths(model) | paths
+    schemes = {
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "token": {"type": "http", "scheme": "bearer"},
+    }
+    guarded = {"securitySchemes": schemes} if writer.guard else {}
+    about = f"The released model {model.manifest.name}: ask it with POST " if model else ""
+    if model:
+        about += f"{addresses.places['score'][0]}, or with the Open Inference Protocol, version 2. "
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": title,
+            "version": str(settings.release or settings.app_commit or "0"),
+            "description": f"{about}What is refused is answered with RFC 9457 "
+            "problem details, of which one member is a sentence for people: another method than "
+            "those below with 405 and the header Allow, one that HTTP does not know with 501.",
+        },
+        "paths": paths,
+        "components": {"schemas": components} | guarded,
+    }
 
-    def operation(
-        summary: str,
-        schema: dict[str, Any] | None,
-        *problems: int,
-        status: str = "200",
-        media: str = JSON,
-        **members: Any,
+
+class _Writer:
+    """Writes an operation for each address, with the refusals that settings bring."""
+
+    def __init__(
+        self, settings: Settings, addresses: Addresses, adapters: Sequence[InputAdapter]
+    ) -> None:
+        self.settings = settings
+        self.addresses = addresses
+        self.guard: list[dict[str, list[str]]] | None = (
+            [{"key": []}, {"token": []}] if settings.api_keys or settings.oidc_issuer else None
+        )
+        self.why = _WHY | {
+            status: f"{_WHY[status]} {reason}"
+            for adapter in adapters
+            for status, reason in adapter.problems.items()
+        }
+
+    def plain_paths(self) -> dict[str, Any]:
+        """What there is without a model, too."""
+        running: dict[str, Any] = _ref(Version.__name__)
+        if "/version" in self.settings.guarded:  # without a key it says less
+            running = {"anyOf": [running, _ref(Released.__name__)]}
+        place = {name: places[0] for name, places in self.addresses.places.items()}
+        return {
+            place["version"]: {"get": self.plain("What is running", running, "version")},
+            place["live"]: {"get": self.plain("Whether the process is alive", _FLAG, "healthz")},
+            place["ready"]: {
+                "get": self.plain("Whether to send it requests", _FLAG, "readyz", 503)
+            },
+            place["metrics"]: {
+                "get": self.plain("Metrics for Prometheus", None, "metrics", media="text/plain")
+            },
+        }
+
+    def model_paths(self, model: Model) -> dict[str, Any]:
+        """What asks the model."""
+        manifest, v2, version = model.manifest, self.addresses.v2, self.settings.model_version
+        named = {"parameters": [_path_parameter("name", manifest.name)]}
+        golden = model.package.golden().inputs[0]
+        infer = ("InferenceRequest", "InferenceResponse", {"inputs": _tensors(model, golden)})
+        metadata = _ref("ModelMetadata")
+        server = "Open Inference Protocol: the server"
+        paths: dict[str, Any] = {
+            self.addresses.places["score"][0]: {
+                "post": self.scoring(
+                    "Ask the model", "Score", Scored.__name__, {"rows": [golden]}, "score"
+                )
+            },
+            v2: {"get": self.plain(server, {"type": "object"}, "v2_server")},
+            f"{v2}/health/live": {
+                "get": self.plain("Open Inference Protocol: alive", _FLAG, "v2_live")
+            },
+            f"{v2}/health/ready": {
+                "get": self.plain("Open Inference Protocol: ready", _FLAG, "v2_ready", 503)
+            },
+            f"{v2}/models/{{name}}": {
+                **named,
+                "get": self.plain("The model's tensors", metadata, "v2_model", 404),
+            },
+            f"{v2}/models/{{name}}/ready": {
+                **named,
+                "get": self.plain("Whether the model is ready", _FLAG, "v2_model_ready", 404, 503),
+            },
+            f"{v2}/models/{{name}}/infer": {
+                **named,
+                "post": self.scoring("Ask the model with tensors", *infer, "v2_infer", 404),
+            },
+        }
+        if version is None:
+            return paths
+        versioned = {"parameters": [*named["parameters"], _path_parameter("version", str(version))]}
+        prefix = f"{v2}/models/{{name}}/versions/{{version}}"
+        return paths | {
+            prefix: {
+                **versioned,
+                "get": self.plain("The version's tensors", metadata, "v2_version", 404),
+            },
+            f"{prefix}/ready": {
+                **versioned,
+                "get": self.plain("Whether it is ready", _FLAG, "v2_version_ready", 404, 503),
+            },
+            f"{prefix}/infer": {
+                **versioned,
+                "post": self.scoring(
+                    "Ask this version with tensors", *infer, "v2_version_infer", 404
+                ),
+            },
+        }
+
+    def plain(
+        self, summary: str, schema: dict[str, Any] | None, name: str, *problems: int, **more: Any
     ) -> dict[str, Any]:
-        good: dict[str, Any] = {"description": summary}
-        good["content"] = {media: {"schema": schema if schema is not None else {"type": "string"}}}
-        answers: dict[str, Any] = {status: good}
-        for code in problems:
-            answers[str(code)] = {
-                "description": _WHY[code],
-                "content": {MEDIA_TYPE: {"schema": _ref("ProblemDetails")}},
-            }
-        return {"summary": summary, "responses": answers, **members}
+        """A GET that needs a key only where it is guarded."""
+        if f"/{name}" in self.settings.guarded and name != "version":
+            problems, more = (401, *problems), {"security": self.guard, **more}
+        return self.operation(summary, schema, 400, *problems, 500, operationId=name, **more)
 
     def scoring(
-        summary: str, schema: str, answers: str, example: Any, name: str, *problems: int
+        self, summary: str, schema: str, answers: str, example: Any, name: str, *problems: int
     ) -> dict[str, Any]:
+        """A POST that asks the model."""
         body = {"required": True, "content": {JSON: {"schema": _ref(schema), "example": example}}}
-        found = operation(
+        extra = ((401,) if self.guard else ()) + ((429,) if self.settings.rate else ())
+        written = self.operation(
             summary,
             _ref(answers),
             *sorted({*_SCORING, *extra, *problems}),
             operationId=name,
             requestBody=body,
         )
-        if guard:
-            found["security"] = guard
-        return found
+        if self.guard:
+            written["security"] = self.guard
+        return written
 
-    def plain(
-        summary: str, schema: dict[str, Any] | None, name: str, *problems: int, **more: Any
+    def operation(
+        self,
+        summary: str,
+        schema: dict[str, Any] | None,
+        *problems: int,
+        media: str = JSON,
+        **members: Any,
     ) -> dict[str, Any]:
-        if f"/{name}" in settings.guarded and name != "version":
-            problems, more = (401, *problems), {"security": guard, **more}
-        return operation(summary, schema, 400, *problems, 500, operationId=name, **more)
-
-    running: dict[str, Any] = _ref(version.__name__)
-    if "/version" in settings.guarded:  # without a key it says less
-        running = {"anyOf": [running, _ref(released.__name__)]}
-    flag = {"type": "object", "additionalProperties": {"type": ["boolean", "string"]}}
-    golden = model.package.golden().inputs[0]
-    example = {"rows": [golden]}
-    name = manifest.name
-    named = {"parameters": [_path_parameter("name", name)]}
-    versioned = {
-        "parameters": [
-            *named["parameters"],
-            _path_parameter("version", str(settings.model_version or 1)),
-        ]
-    }
-    tensors = _tensors(model, golden)
-    metadata = _ref("ModelMetadata")
-    infer = ("InferenceRequest", "InferenceResponse", {"inputs": tensors})
-    paths: dict[str, Any] = {
-        "/score": {
-            "post": scoring(
-                "Score rows" + (" or pictures" if manifest.image else ""),
-                "Score",
-                scored.__name__,
-                example,
-                "score",
-            )
-        },
-        "/version": {"get": plain("What is running", running, "version")},
-        "/healthz": {"get": plain("Whether the process is alive", flag, "healthz")},
-        "/readyz": {"get": plain("Whether to send it requests", flag, "readyz", 503)},
-        "/metrics": {"get": plain("Metrics for Prometheus", None, "metrics", media="text/plain")},
-        "/v2": {
-            "get": plain("Open Inference Protocol: the server", {"type": "object"}, "v2_server")
-        },
-        "/v2/health/live": {"get": plain("Open Inference Protocol: alive", flag, "v2_live")},
-        "/v2/health/ready": {"get": plain("Open Inference Protocol: ready", flag, "v2_ready", 503)},
-        "/v2/models/{name}": {
-            **named,
-            "get": plain("The model's tensors", metadata, "v2_model", 404),
-        },
-        "/v2/models/{name}/ready": {
-            **named,
-            "get": plain("Whether the model is ready", flag, "v2_model_ready", 404, 503),
-        },
-        "/v2/models/{name}/infer": {
-            **named,
-            "post": scoring("Ask the model with tensors", *infer, "v2_infer", 404),
-        },
-    }
-    if settings.model_version is not None:
-        paths |= {
-            "/v2/models/{name}/versions/{version}": {
-                **versioned,
-                "get": plain("The version's tensors", metadata, "v2_version", 404),
-            },
-            "/v2/models/{name}/versions/{version}/ready": {
-                **versioned,
-                "get": plain("Whether it is ready", flag, "v2_version_ready", 404, 503),
-            },
-            "/v2/models/{name}/versions/{version}/infer": {
-                **versioned,
-                "post": scoring("Ask this version with tensors", *infer, "v2_version_infer", 404),
-            },
-        }
-    schemes = {
-        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        "token": {"type": "http", "scheme": "bearer"},
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": settings.app_name or name,
-            "version": str(settings.release or settings.app_commit or "0"),
-            "description": f"The released model {name}: ask it with POST /score, or with the "
-            "Open Inference Protocol, version 2. What is refused is answered with RFC 9457 "
-            "problem details, of which one member is a sentence for people: another method than "
-            "those below with 405 and the header Allow, one that HTTP does not know with 501.",
-        },
-        "paths": paths,
-        "components": {"schemas": components} | ({"securitySchemes": schemes} if guard else {}),
-    }
+        """An operation with its answers; without a schema the good one is text."""
+        good = {"schema": schema if schema is not None else {"type": "string"}}
+        answers: dict[str, Any] = {"200": {"description": summary, "content": {media: good}}}
+        for code in problems:
+            answers[str(code)] = {
+                "description": self.why[code],
+                "content": {MEDIA_TYPE: {"schema": _ref("ProblemDetails")}},
+            }
+        return {"summary": summary, "responses": answers, **members}
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -185,7 +224,7 @@ def _path_parameter(name: str, value: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _question(model: Model, settings: Settings) -> dict[str, Any]:
+def _question(model: Model, settings: Settings, adapters: Sequence[InputAdapter]) -> dict[str, Any]:
     rows = {
         "type": "array",
         "items": _row(model),
@@ -194,16 +233,8 @@ def _question(model: Model, settings: Settings) -> dict[str, Any]:
         "description": "Rows of values, in the order of the features or by their names.",
     }
     by_rows = _object({"rows": rows})
-    if model.manifest.image is None:
-        return by_rows
-    images = {
-        "type": "array",
-        "items": {"type": "string", "contentEncoding": "base64"},
-        "minItems": 1,
-        "maxItems": settings.max_images,
-        "description": "PNG or JPEG pictures in base64.",
-    }
-    return {"oneOf": [by_rows, _object({"images": images})]}
+    others = [_object({adapter.field: adapter.schema(model)}) for adapter in adapters]
+    return {"oneOf": [by_rows, *others]} if others else by_rows
 
 
 def _row(model: Model) -> dict[str, Any]:

@@ -12,7 +12,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """A request that gets a 4xx or 503; `detail` is one sentence that says what would be right."""
+    """A request that gets a 4xx or 503; `detail` says in a sentence what is expected."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -22,7 +22,7 @@ class Problem(Exception):
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The members of RFC 9457 section 3.1, the request's id, and `error` for version 2 clients."""
+    """RFC 9457 section 3.1, the request's id, and `error` for protocol v2 clients."""
 
     type: str
     title: str

@@ -1,7 +1,8 @@
-"""What the service is told by its environment: read once, checked, never changed."""
+"""The settings of the service, from its environment: read once and checked."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -11,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tandem.errors import SettingError
-from tandem.serving.access import hash_key
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
 GUARDABLE = ("/", "/docs", "/metrics", "/openapi.json", "/version")
+MODEL = Path("/model")
+"""Where an image has its model."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One field for each variable of `VARIABLES`."""
 
-    model: Path  # the package's folder
+    model: Path | None = None  # the package's folder
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside itself
     port: int = 8080
 
@@ -38,10 +40,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 32  # requests that are read, waited for or answered
     slots: int = 2  # of these, scored at a time
     patience_seconds: float = 0.5  # what a request may wait for its slot
-    # Scoring requests a second of one client (a key, a token's subject, or an address where neither
-    # is asked for); None: any number. Nobody counts for all: each worker lets its equal part
-    # through, so that a client whose connections are all at one worker gets no more than that part,
-    # and with several replicas each has this rate.
+    # Requests a second of one client (a key, a token's subject, or an address where neither is
+    # asked for) to what needs a key; None: any number. Nobody counts for all: each worker lets its
+    # equal part through, so that a client whose connections are all at one worker gets no more than
+    # that part, and with several replicas each has this rate.
     rate: float | None = None
     # Whose X-Forwarded-For tells the client's address; they must drop names with underscores.
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -52,9 +54,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 4096  # open at once, in each worker; of more the longest idle are ended
     max_body_bytes: int = 8 * 2**20
     max_rows: int = 1000
-    max_images: int = 64
-    max_pixels: int = 16_000_000  # of one picture
-    max_request_pixels: int = 32_000_000  # of all pictures of a request: about 2 s of work
 
     drain_seconds: float = 5.0  # between the end of readiness and the end of answers
     log: str = "info"  # or warning: no line for each request
@@ -63,10 +62,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: tuple[bytes, ...] = ()
     oidc_issuer: str | None = None
     oidc_audience: str | None = None
-    # Paths of `GUARDABLE` that need a key or token, too; health needs none. /version says without
-    # one what a release asks for: commit, model, image. The page in the browser sends no key before
-    # it scores, and needs /openapi.json and /version: guard these together with "/".
+    # Scoring needs one, and each route of the app that it does not call public. Paths of
+    # `GUARDABLE` can need one, too; health never does. /version says without one what a release
+    # asks for: commit, model, image. A page in the browser sends no key before it scores, and needs
+    # /openapi.json and /version: guard these together with "/".
     guarded: tuple[str, ...] = ()
+
+
+def hash_key(key: str) -> bytes:
+    """What is kept of a key: its sha256."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def _number(
@@ -150,9 +155,6 @@ VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "TANDEM_CONNECTIONS": ("connections", _number(int, 16, 1_000_000, "a whole number")),
     "TANDEM_MAX_BODY_BYTES": ("max_body_bytes", _number(int, 1, 2**30, "bytes")),
     "TANDEM_MAX_ROWS": ("max_rows", _count),
-    "TANDEM_MAX_IMAGES": ("max_images", _count),
-    "TANDEM_MAX_PIXELS": ("max_pixels", _number(int, 1, 10**9, "pixels")),
-    "TANDEM_MAX_REQUEST_PIXELS": ("max_request_pixels", _number(int, 1, 10**10, "pixels")),
     "TANDEM_LOG": ("log", _level),
     "TANDEM_API_KEYS": ("api_keys", _keys),
     "TANDEM_OIDC_ISSUER": ("oidc_issuer", _text),
@@ -164,7 +166,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
 
 
 def cpu_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The CPUs that the container may use (control groups version 2 or 1); None: no limit."""
+    """The CPUs that the container may use (cgroups version 2 or 1); None: no limit."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -178,22 +180,23 @@ def cpu_limit(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def default_workers(limit: float | None) -> int:
-    """A process per CPU of the limit; one where nothing limits: the machine is not ours."""
+    """A process per CPU of the limit; one where there is no limit."""
     return 1 if limit is None else min(8, max(1, math.floor(limit)))
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of this environment; an empty variable is not set. Raises SettingError."""
-    found: dict[str, Any] = {
+    """The settings of an environment; empty means not set. Raises SettingError."""
+    values: dict[str, Any] = {
         field: parse(name, text)
         for name, (field, parse) in VARIABLES.items()
         if (text := environ.get(name, "").strip())
     }
-    if found.get("guarded") and not (found.get("api_keys") or found.get("oidc_issuer")):
+    if values.get("guarded") and not (values.get("api_keys") or values.get("oidc_issuer")):
         raise SettingError(
             "TANDEM_GUARDED is set, but nothing to open it with: set TANDEM_API_KEYS or "
             "TANDEM_OIDC_ISSUER, too"
         )
-    found.setdefault("model", Path("/model"))
-    found.setdefault("workers", default_workers(cpu_limit()))
-    return Settings(**found)
+    if MODEL.is_dir():
+        values.setdefault("model", MODEL)
+    values.setdefault("workers", default_workers(cpu_limit()))
+    return Settings(**values)

@@ -1,4 +1,4 @@
-"""Traces: a span for each sampled request, sent as OTLP over HTTP in JSON when an endpoint is set.
+"""Traces: a span for each sampled request, sent as OTLP over HTTP in JSON.
 
 The protocol is one POST of plain JSON (OpenTelemetry Protocol 1.x, "JSON Protobuf Encoding"; W3C
 Trace Context for `traceparent`), which the standard library can do. OpenTelemetry's own packages
@@ -30,7 +30,7 @@ _PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 
 
 class Span(msgspec.Struct, frozen=True):
-    """One request's place in a trace; ids in hex. `began` is in nanoseconds since 1970."""
+    """One request's place in a trace; ids in hex, `began` in nanoseconds since 1970."""
 
     trace_id: str
     span_id: str
@@ -114,7 +114,7 @@ class Traces:
             try:
                 self._send(msgspec.json.encode(body))
             except (OSError, http.client.HTTPException, ValueError):
-                self.failed += len(spans)  # a collector that is away must not fill the memory
+                self.failed += len(spans)  # an unreachable collector must not fill the memory
                 return
 
     def _send(self, body: bytes) -> None:
@@ -125,7 +125,7 @@ class Traces:
             answer = connection.getresponse()
             answer.read()
             if answer.status >= 400:
-                raise http.client.HTTPException(f"the collector answers {answer.status}")
+                raise http.client.HTTPException(f"the collector answered {answer.status}")
         finally:
             connection.close()
 

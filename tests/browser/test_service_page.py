@@ -271,7 +271,7 @@ def test_what_is_refused_is_said_on_the_page(digits, visit):
 
 
 def test_a_model_of_values_gets_a_form_with_an_example_in_it(iris, visit):
-    page = visit(iris)
+    page = visit(iris, "/_tandem/")
     fields = page.locator("#fields input")
     expect(fields).to_have_count(4)
     for field, value in zip(fields.all(), ["6.7", "3", "5,2", "2.3"], strict=True):
@@ -284,8 +284,8 @@ def test_a_model_of_values_gets_a_form_with_an_example_in_it(iris, visit):
 
 
 def test_the_api_page_lists_what_the_document_says(digits, visit):
-    page = visit(digits, "/docs")
-    expect(page.locator("#operations section")).to_have_count(14)
+    page = visit(digits, "/_tandem/docs")
+    expect(page.locator("#operations section")).to_have_count(16)
     expect(page.locator("#score h2")).to_contain_text("/score")
     expect(page.locator("#score pre").first).to_contain_text('{"rows":[[')
 

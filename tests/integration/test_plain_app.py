@@ -20,7 +20,7 @@ from support.small_image import MemoryRegistry
 
 from tandem.errors import ImageFault, TargetError
 from tandem.service import client
-from tandem.service.probe import ask_instance, ask_private_instance
+from tandem.service.probe import Asked, ask_instance, ask_private_instance
 from tandem.targets import DeployRequest, Live, Target, open_target
 from tandem.targets.kubernetes.settings import KubernetesSettings
 from tandem.targets.local.ports import free_port
@@ -50,8 +50,8 @@ def deploy(
     )  # fmt: skip
 
     def check(url: str) -> None:
-        questions = [plain_app.question(word)]
-        ask_instance(url, digest=digest, golden=None, health=request.health, questions=questions)
+        asked = Asked(contract=False, health=request.health, questions=(plain_app.question(word),))
+        ask_instance(url, digest=digest, golden=None, asked=asked)
 
     return target.deploy(request, check=check, progress=print)
 
@@ -103,7 +103,7 @@ def test_on_process_any_answer_will_do_where_there_is_no_health_path(
         app="plain", release=1, registry=registry, digest=digest, health="", names_its_image=False
     )
     url = target.deploy(request, check=lambda url: None, progress=print).url
-    answers = ask_instance(url, digest=digest, golden=None, health="")
+    answers = ask_instance(url, digest=digest, golden=None, asked=Asked(contract=False, health=""))
     assert str(answers) == "is alive (/); it has no questions to be asked"
 
 
@@ -129,8 +129,10 @@ def test_a_private_instance_is_asked_without_the_contract(
         registry, digest, state=tmp_path, health=plain_app.HEALTH, command=command
     ) as url:
         answers = ask_private_instance(
-            url, digest=digest, golden=None, health=plain_app.HEALTH,
-            questions=[plain_app.question("one")],
+            url, digest=digest, golden=None,
+            asked=Asked(
+                contract=False, health=plain_app.HEALTH, questions=(plain_app.question("one"),)
+            ),
         )  # fmt: skip
     assert str(answers).startswith("answered 1 of 1 questions")
 

@@ -7,68 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from support.asking import Client, Running
-
-from tandem.model.package import Picture
-from tandem.model.writing import write
-
-
-def make_package(kind: str, folder: Path) -> None:
-    """A small package of that kind in a new folder."""
-    from sklearn.datasets import load_diabetes, load_digits, load_iris
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.naive_bayes import GaussianNB
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if kind == "digits":
-        rows, truth = load_digits(return_X_y=True)
-        rows = rows[:600].astype(np.float32)
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-        model.fit(rows, truth[:600])
-        picture = Picture(width=8, height=8)
-        write(folder, model, name=kind, sample=rows, metrics={"accuracy": 0.9}, image=picture)
-    elif kind == "iris":
-        data = load_iris()
-        write(
-            folder,
-            GaussianNB().fit(data.data, data.target),
-            name=kind,
-            sample=data.data,
-            labels=[str(name) for name in data.target_names],
-            feature_names=data.feature_names,
-            onnx=False,
-        )
-    elif kind == "diabetes":
-        data = load_diabetes()
-        model = Ridge().fit(data.data, data.target)
-        write(folder, model, name=kind, sample=data.data, feature_names=data.feature_names)
-    elif kind == "mixed":
-        from sklearn.compose import make_column_transformer
-        from sklearn.preprocessing import OneHotEncoder
-
-        rng = np.random.default_rng(1)
-        rows = np.empty((200, 2), dtype=object)
-        rows[:, 0] = rng.choice(["red", "blue"], 200)
-        rows[:, 1] = rng.random(200)
-        encode = make_column_transformer(
-            (OneHotEncoder(handle_unknown="ignore"), [0]), remainder="passthrough"
-        )
-        model = make_pipeline(encode, LogisticRegression())
-        model.fit(rows, rows[:, 0] == "red")
-        names = ["colour", "size"]
-        write(folder, model, name=kind, sample=rows, labels=["no", "yes"], feature_names=names)
-    elif kind == "words":
-        from sklearn.feature_extraction.text import CountVectorizer
-
-        texts = ["good day", "bad day", "good night", "bad night"] * 10
-        model = make_pipeline(CountVectorizer(), LogisticRegression())
-        model.fit(texts, ["good", "bad"] * 20)
-        write(folder, model, name=kind, sample=texts, onnx=False)
-    else:
-        raise ValueError(kind)
+from support.packages import make_package
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +31,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def app(packages: Callable[[str], Path]) -> Callable[..., Client]:
     """A client of the app around a package: app("digits", release=41)."""
-    from tandem.serving.app import create_app
+    from support.apps import create_app
+
     from tandem.serving.model import load
     from tandem.serving.settings import Settings
 
@@ -104,14 +46,44 @@ def app(packages: Callable[[str], Path]) -> Callable[..., Client]:
     return client
 
 
+@pytest.fixture(scope="session")
+def example(packages: Callable[[str], Path]) -> Callable[..., Client]:
+    """As `app`, of the example: its page, and pictures within these bounds."""
+    from support.apps import create_app
+
+    from serving.app import app as example_app
+    from serving.pictures import Bounds, Pictures
+    from tandem.serving.model import load
+    from tandem.serving.settings import Settings
+
+    loaded: dict[str, Any] = {}
+
+    def client(kind: str = "digits", bounds: Bounds | None = None, **settings: Any) -> Client:
+        if kind not in loaded:
+            loaded[kind] = load(packages(kind))
+        app, extension = example_app, None
+        if bounds is not None:
+            app, extension = None, {"adapters": [Pictures(bounds)]}
+        chosen = Settings(model=packages(kind), **settings)
+        return Client(create_app(loaded[kind], chosen, app=app, extension=extension))
+
+    return client
+
+
 @pytest.fixture
 def start(packages: Callable[[str], Path], tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts the service as a process; whatever the test leaves running is killed."""
     started: list[Running] = []
 
-    def run(kind: str | Path = "digits", *, ready: bool = True, **environment: str) -> Running:
+    def run(
+        kind: str | Path = "digits",
+        *,
+        ready: bool = True,
+        app: str | None = "serving.app:app",
+        **environment: str,
+    ) -> Running:
         folder = packages(kind) if isinstance(kind, str) else kind
-        running = Running(folder, tmp_path, **environment)
+        running = Running(folder, tmp_path, app=app, **environment)
         started.append(running)
         if ready:
             running.wait_ready()

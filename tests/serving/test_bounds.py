@@ -1,26 +1,19 @@
-"""What comes in is bounded: size, time, pictures, and how much is worked on at once."""
+"""What comes in is bounded: size, time, and how much is worked on at once."""
 
 from __future__ import annotations
 
-import base64
 import io
 import socket
-import struct
 import threading
 import time
-import zlib
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from support.asking import digit, picture_of
+from support.asking import digit
 
 from tandem.serving.admission import Gate
-from tandem.serving.bodies import Bodies
-from tandem.serving.middleware import content_length
-from tandem.serving.pictures import grey, open_picture
+from tandem.serving.bodies import Bodies, content_length
 from tandem.serving.problems import Problem
 
 
@@ -108,14 +101,12 @@ def test_only_a_plain_number_is_taken_for_a_length(text, length):
     assert content_length({} if text is None else {"CONTENT_LENGTH": text}) == length
 
 
-def test_more_rows_or_images_than_the_limit_are_refused(app):
-    client = app(max_rows=2, max_images=1)
+def test_more_rows_than_the_limit_are_refused(app):
+    client = app(max_rows=2)
     row = digit(0)[0]
     assert client.post("/score", {"rows": [row] * 2}).status == 200
     answer = client.post("/score", {"rows": [row] * 3})
     assert (answer.status, answer.json["detail"]) == (422, "3 rows are too many: at most 2.")
-    answer = client.post("/score", {"images": [picture_of(row)] * 2})
-    assert (answer.status, answer.json["detail"]) == (422, "2 images are too many: at most 1.")
 
 
 def test_a_gate_lets_as_many_in_as_it_has_slots_and_seats():
@@ -151,7 +142,7 @@ def test_nobody_waits_longer_than_the_patience():
 
 def test_overload_is_answered_by_the_service_with_retry_after(app):
     client = app(slots=1, threads=4, patience_seconds=0.0)
-    gate = client.service.gate_for(b'{"rows": []}')
+    gate = client.service.scoring.gate_for(b'{"rows": []}')
     held = gate.enter()
     answer = client.post("/score", {"rows": [digit(0)[0]]})
     assert answer.status == 503
@@ -164,100 +155,13 @@ def test_overload_is_answered_by_the_service_with_retry_after(app):
 
 def test_long_work_does_not_hold_up_the_quick(app):
     client = app(slots=1, threads=4, patience_seconds=0.0)
-    service = client.service
-    assert service.gate_for(b'{"images": []}') is service.gate_for(b" " * 100_000) is service.gate
+    service = client.service.scoring
+    assert service.gate_for(b" " * 100_000) is service.gate
     held = service.gate.enter()
     row = digit(0)[0]
     assert client.post("/score", {"rows": [row]}).status == (200 if service.model.quick else 503)
-    assert client.post("/score", {"images": [picture_of(row)]}).status == 503
+    assert client.post("/score", {"rows": [row] * 500}).status == 503
     service.gate.leave(held)
-
-
-def png(width: int, height: int, data: bytes) -> str:
-    """A PNG with that header, whatever is in it."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checked = kind + content
-        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + parts).decode()
-
-
-def test_a_decompression_bomb_is_refused_unopened(app):
-    bomb = png(30_000, 30_000, zlib.compress(bytes(30_001) * 300))
-    answer = app().post("/score", {"images": [bomb]})
-    assert answer.status == 422
-    assert "pixels" in answer.json["detail"]
-
-
-def test_a_picture_within_the_decoder_s_bound_but_not_ours_is_refused(app):
-    stream = io.BytesIO()
-    Image.new("1", (3000, 1000)).save(stream, "PNG")
-    asked = {"images": [base64.b64encode(stream.getvalue()).decode()]}
-    answer = app(max_pixels=2_999_999).post("/score", asked)
-    assert answer.status == 422
-    assert "3000 by 1000 pixels, at most 2999999" in answer.json["detail"]
-    assert app().post("/score", asked).status == 200
-
-
-def blank(width: int, height: int, kind: str = "PNG") -> str:
-    stream = io.BytesIO()
-    Image.new("1", (width, height)).save(stream, kind)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_all_pictures_of_a_request_have_so_many_pixels_at_most(app, kind):
-    client = app(max_request_pixels=30_000)
-    asked = {"images": [blank(100, 100, kind)] * 3}
-    assert client.post("/score", asked).status == 200
-    asked["images"].append(blank(1, 1, kind))
-    answer = client.post("/score", asked)
-    assert answer.status == 413
-    told = "The images have 30001 pixels together, at most 30000 are taken in one request."
-    assert answer.json["detail"] == told
-
-
-def test_pixels_are_counted_before_any_is_unpacked(app, monkeypatch):
-    monkeypatch.setattr("tandem.serving.pictures.grey", lambda *_: pytest.fail("unpacked"))
-    bombs = [png(4000, 4000, b"not even compressed")] * 3
-    assert app().post("/score", {"images": bombs}).status == 413
-    answer = app().post("/score", {"images": [*bombs, "bm9uZQ=="]})
-    assert (answer.status, "Image 3" in answer.json["detail"]) == (422, True)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (2100, 1), (2, 2), (9, 8)])
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_pictures_of_every_size_and_mode_get_an_answer(app, size, mode):
-    stream = io.BytesIO()
-    if mode == "I;16":
-        Image.fromarray(np.full(size[::-1], 40_000, dtype=np.uint16)).save(stream, "PNG")
-    else:
-        Image.new(mode, size).save(stream, "PNG")
-    asked = {"images": [base64.b64encode(stream.getvalue()).decode()]}
-    assert app().post("/score", asked).status == 200
-
-
-SEEDS = [base64.b64decode(picture_of(digit(3)[0], size=24, kind=kind)) for kind in ("PNG", "JPEG")]
-
-
-@settings(max_examples=100, deadline=None, database=None, derandomize=True)
-@given(
-    seed=st.sampled_from(SEEDS),
-    changes=st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=6)), max_size=6),
-    end=st.integers(0, 2000),
-)
-def test_damaged_pictures_are_read_or_refused_and_nothing_else(seed, changes, end):
-    data = bytearray(seed)
-    for place, new in changes:
-        data[place % len(data) : place % len(data) + len(new)] = new
-    text = base64.b64encode(bytes(data[: end or None])).decode()
-    try:
-        grey(open_picture(text, 0, 10**6), 0)
-    except Problem as problem:
-        assert problem.status == 422
 
 
 def test_any_bytes_as_a_body_are_a_4xx(app):

@@ -123,7 +123,7 @@ def test_under_pressure_connections_are_closed_with_their_answer(app):
     client = app()
     body = {"rows": [digit(0)[0]]}
     assert "connection" not in client.post("/score", body).headers
-    client.service.handle.bodies.pressed = True
+    client.handle.bodies.pressed = True
     assert client.post("/score", body).headers["connection"] == "close"
 
 
@@ -163,5 +163,5 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(start):
 
 
 def test_nothing_of_tokens_is_imported_without_an_issuer():
-    program = "import sys, tandem.serving.app; sys.exit('jwt' in sys.modules)"
+    program = "import sys, tandem.serving.extension; sys.exit('jwt' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0

@@ -88,7 +88,7 @@ def test_texts_are_bytes_tensors(app):
 
 ROW = [0.0] * 64
 REFUSED = {
-    "no inputs": ([], "no input tensor"),
+    "no inputs": ([], "at least one input tensor"),
     "wrong name": ([tensor("x", [1, 64], "FP32", ROW)], "must be named 'row'"),
     "wrong shape": ([tensor("row", [1, 8, 8], "FP32", ROW)], "it must be [rows, 64]"),
     "too few values": ([tensor("row", [2, 64], "FP32", ROW)], "its shape says 128"),

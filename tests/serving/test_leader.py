@@ -12,8 +12,8 @@ from collections.abc import Callable
 import pytest
 from support.asking import Running, digit
 
-from tandem.serving.leader import Leader
-from tandem.serving.server import caller, has_read_all
+from tandem.serving.worker.granian import caller, has_read_all
+from tandem.serving.worker.leader import Leader
 
 ROW = json.dumps({"rows": [digit(0)[0]]}).encode()
 JSON = {"Content-Type": "application/json"}
@@ -115,8 +115,8 @@ def test_a_leader_that_is_stuck_is_replaced():
 
 
 def test_the_watch_ends_when_nothing_comes_and_begins_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tandem.serving.leader.TICK", 0.001)
-    monkeypatch.setattr("tandem.serving.leader.QUIET", 5)
+    monkeypatch.setattr("tandem.serving.worker.leader.TICK", 0.001)
+    monkeypatch.setattr("tandem.serving.worker.leader.QUIET", 5)
     leader = led()
     leader.watch()
     deadline = time.monotonic() + 5

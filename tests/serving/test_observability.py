@@ -10,13 +10,16 @@ import threading
 import msgspec
 import numpy as np
 import pytest
+from support.apps import create_app
 from support.asking import digit
 
 from tandem.errors import SettingError
 from tandem.model.package import Golden
+from tandem.serving.drift import drift
+from tandem.serving.exposition import text
 from tandem.serving.logs import Log
-from tandem.serving.metrics import Metrics, drift
-from tandem.serving.server import shared_memory
+from tandem.serving.memory import shared_memory
+from tandem.serving.metrics import Metrics
 from tandem.serving.settings import read
 from tandem.serving.traces import from_environment
 
@@ -94,7 +97,7 @@ def test_drift_is_zero_where_many_values_are_equal_as_in_training():
 
 def test_the_recent_rows_replace_the_old_ones(app):
     model = app("iris").service.model
-    counted = Metrics(model)
+    counted = Metrics(model, ["other"])
     for number in range(30):
         rows = np.full((70, 4), number, dtype=np.float64)
         counted.scored(rows, model.predict(rows))
@@ -107,12 +110,12 @@ def test_the_recent_rows_replace_the_old_ones(app):
 def test_workers_count_in_memory_that_they_share(app):
     model = app("iris").service.model
     memory = shared_memory(2)
-    first, second = (Metrics(model, memory, worker) for worker in (0, 1))
+    first, second = (Metrics(model, ["other"], memory, worker) for worker in (0, 1))
     rows = np.ones((3, 4))
     first.scored(rows, model.predict(rows))
     second.scored(rows, model.predict(rows))
     for worker in (first, second):
-        assert b"tandem_rows_total 6.0" in worker.text({})[0]
+        assert b"tandem_rows_total 6.0" in text(worker, {})[0]
         assert len(worker.recent()) == 6
 
 
@@ -138,7 +141,7 @@ def test_each_request_is_a_line_with_its_id(app, pipe):
     reader, writer = pipe
     log = Log(writer, "info")
     client = app()
-    service = type(client.service)(client.service.model, client.service.settings, log=log)
+    service = create_app(client.service.model, client.service.settings, log=log)
     client = type(client)(service)
     log.start()
     answer = client.get("/version", **{"X-Request-ID": "abc-1"})
@@ -176,13 +179,13 @@ def test_our_own_fault_is_a_500_without_a_trace_of_it_and_a_line_with_all(app, p
     reader, writer = pipe
     log = Log(writer, "warning")
     client = app()
-    service = type(client.service)(client.service.model, client.service.settings, log=log)
+    service = create_app(client.service.model, client.service.settings, log=log)
     log.start()
 
     def broken(rows):
         raise RuntimeError("hidden-detail")
 
-    monkeypatch.setattr(service.metrics, "scored", lambda *args: broken(args))
+    monkeypatch.setattr(service.service.metrics, "scored", lambda *args: broken(args))
     answer = type(client)(service).post("/score", {"rows": [digit(0)[0]]})
     assert answer.status == 500
     assert b"hidden-detail" not in answer.body
@@ -242,7 +245,7 @@ def test_a_request_is_a_span_of_its_callers_trace(app, collector):
     }
     traces = from_environment(environment, {"service.name": "digits"})
     client = app()
-    service = type(client.service)(client.service.model, client.service.settings, traces=traces)
+    service = create_app(client.service.model, client.service.settings, traces=traces)
     client = type(client)(service)
     traces.start()
     trace, parent = "ab" * 16, "cd" * 8
@@ -317,9 +320,9 @@ def test_the_sampler_argument_is_the_share_of_new_traces():
 def test_workers_follow_the_cpu_limit(tmp_path, files, workers):
     from tandem.serving.settings import cpu_limit, default_workers
 
-    for name, text in files.items():
+    for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).write_text(content + "\n")
     assert default_workers(cpu_limit(tmp_path)) == workers
 
 

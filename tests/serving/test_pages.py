@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
+import serving
 import tandem.serving
 
-FILES = sorted((Path(tandem.serving.__file__).parent / "page").iterdir())
-PAGES = ["/", "/docs", "/page.css", "/page.js", "/docs.js", "/icon.svg"]
+FILES = sorted(
+    file
+    for package in (serving, tandem.serving)
+    for file in (Path(package.__file__).parent / "page").iterdir()
+)
+PARTS = ["", "docs", "page.css", "form.js", "answer.js", "docs.js", "icon.svg"]
+PAGES = ["/", "/draw.js", "/draw.css", *(f"/_tandem/{part}" for part in PARTS)]
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_forbid_what_is_not_theirs(app, path):
-    answer = app().get(path)
+def test_pages_forbid_what_is_not_theirs(example, path):
+    answer = example().get(path)
     assert answer.status == 200
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
@@ -36,14 +42,14 @@ def test_pages_name_no_foreign_resource(file):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_an_unchanged_page_is_not_sent_again(app, path):
-    client = app()
+def test_an_unchanged_page_is_not_sent_again(example, path):
+    client = example()
     tag = client.get(path).headers["etag"]
     answer = client.get(path, **{"If-None-Match": tag})
     assert (answer.status, answer.body) == (304, b"")
 
 
-@pytest.mark.parametrize("path", ["/version", "/healthz", "/nothing", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/version", "/healthz", "/_tandem/nothing", "/openapi.json"])
 def test_answers_for_programs_are_never_rendered_or_kept(app, path):
     headers = app().get(path).headers
     assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
@@ -52,11 +58,16 @@ def test_answers_for_programs_are_never_rendered_or_kept(app, path):
 
 
 def test_unknown_addresses_and_methods_are_said(app):
-    answer = app().get("/admin")
+    answer = app().get("/_tandem/admin")
     assert (answer.status, answer.json["title"]) == (404, "Not Found")
     answer = app().ask("PUT", "/score", b"{}")
     assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
-    assert answer.json["detail"] == "PUT is not possible here, only OPTIONS, POST."
+    assert answer.json["detail"] == "PUT is not supported here; supported: OPTIONS, POST."
+
+
+def test_the_usual_place_of_the_api_s_page_leads_to_it(app):
+    answer = app().get("/docs")
+    assert (answer.status, answer.headers["location"]) == (302, "/_tandem/docs")
 
 
 def test_other_media_types_are_refused(app):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from support.asking import digit, picture_of
+from support.asking import digit
 
 from tandem.model.package import Golden
 
@@ -60,44 +60,17 @@ def test_text_features_and_texts_are_taken(app):
     assert [each["labels"][0] for each in answer.json["predictions"]] == ["good", "bad"]
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 10, 20])
-@pytest.mark.parametrize("dark", [True, False])
-def test_a_picture_of_the_models_size_is_the_row_itself(app, number, dark):
-    row, _ = digit(number)
-    client = app()
-    by_row = client.post("/score", {"rows": [row]}).json["predictions"][0]
-    picture = picture_of(row, dark=dark)
-    by_picture = client.post("/score", {"images": [picture]}).json["predictions"][0]
-    assert by_picture["labels"][0] == by_row["labels"][0]
-    assert by_picture["probabilities"] == pytest.approx(by_row["probabilities"], abs=0.02)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_large_picture_is_cut_to_its_ink_and_read(app, kind):
-    numbers = [0, 1, 2, 3, 4, 6, 7, 10, 11, 12]
-    pictures = [picture_of(digit(number)[0], size=200, kind=kind) for number in numbers]
-    pictures[0] = "data:image/png;base64," + pictures[0]
-    answer = app().post("/score", {"images": pictures})
-    assert answer.status == 200, answer.body
-    said = [each["labels"][0] for each in answer.json["predictions"]]
-    right = sum(label == str(digit(n)[1]) for label, n in zip(said, numbers, strict=True))
-    assert right >= 9, said
-
-
 REFUSED = {
     "not JSON": (b"{", 400, "not valid JSON"),
-    "not UTF-8": (b'{"images": ["\xff"]}', 400, "not valid JSON"),
+    "unknown": (b'{"images": []}', 422, "unknown field `images`"),
+    "not UTF-8": (b'{"rows": \xff}', 400, "not valid JSON"),
     "a list": (b"[]", 422, "Expected `object`"),
-    "nothing": (b"{}", 422, 'either "rows" or "images"'),
-    "both": (b'{"images": [], "rows": []}', 422, 'either "rows" or "images"'),
+    "nothing": (b"{}", 422, 'must have "rows"'),
     "no rows": (b'{"rows": []}', 422, "empty"),
-    "no images": (b'{"images": []}', 422, "empty"),
     "short row": (b'{"rows": [[1, 2]]}', 422, "Row 0 has 2 values, the model takes 64"),
     "text": (b'{"rows": [["a"]]}', 422, "got `str` - at `$.rows[0][0]`"),
     "by name": (b'{"rows": [{"a": 1}]}', 422, "got `object`"),
     "missing": (b'{"rows": [[null' + b",0" * 63 + b"]]}", 422, "row 0"),
-    "not base64": (b'{"images": ["?"]}', 422, "Image 0 is not base64"),
-    "not a picture": (b'{"images": ["AAAA"]}', 422, "Image 0 is not a whole PNG or JPEG"),
 }
 
 
@@ -121,12 +94,6 @@ def test_features_by_wrong_names_are_refused_by_name(app):
     )
     answer = app("iris").post("/score", {"rows": [{**row, "petal width (cm)": 1, "x": 2}]})
     assert answer.json["detail"] == "Row 0 has an unknown feature 'x'."
-
-
-def test_a_model_without_pictures_says_so(app):
-    answer = app("iris").post("/score", {"images": ["AAAA"]})
-    assert answer.status == 422
-    assert answer.json["detail"] == 'The model iris takes "rows", not "images".'
 
 
 def test_one_row_gets_the_same_from_many_threads_as_in_a_batch(app):

@@ -38,8 +38,9 @@ class Answer:
 class Client:
     """Asks the app in this process, as a WSGI server does."""
 
-    def __init__(self, service: Any) -> None:
-        self.service = service
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.service = handle.service
 
     def ask(
         self,
@@ -78,7 +79,7 @@ class Client:
             seen["status"] = int(status.split()[0])
             seen["headers"] = {name.lower(): value for name, value in fields}
 
-        parts = self.service.handle(environ, start)
+        parts = self.handle(environ, start)
         content = b"".join(parts)
         if hasattr(parts, "close"):
             parts.close()
@@ -98,15 +99,21 @@ def free_port() -> int:
 
 
 class Running:
-    """`python -m serving` as a process of its own."""
+    """The server as a process of its own, by default with the example's app."""
 
     def __init__(
-        self, folder: Path, cwd: Path, *, confined: Sequence[str] = (), **environment: str
+        self,
+        folder: Path,
+        cwd: Path,
+        *,
+        confined: Sequence[str] = (),
+        app: str | None = "serving.app:app",
+        **environment: str,
     ) -> None:
         self.port = int(environment.get("PORT", "0")) or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = subprocess.Popen(
-            [*confined, sys.executable, "-m", "serving"],
+            [*confined, sys.executable, "-m", "tandem.serving", *([app] if app else [])],
             cwd=cwd,
             env={
                 "PATH": os.environ["PATH"],
@@ -121,13 +128,13 @@ class Running:
             stderr=subprocess.PIPE,
         )
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, path: str = "/_tandem/ready") -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"ended: {self.process.communicate()[1].decode()}")
             try:
-                if self.ask("/readyz").status == 200:
+                if self.ask(path).status == 200:
                     return
             except OSError:
                 time.sleep(0.02)

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of all that decodes what strangers send, with atheris.
 
-python tests/serving/fuzz_decoders.py pictures|score|infer [-max_total_time=SECONDS …]
+python tests/support/fuzz_decoders.py pictures|score|infer [-max_total_time=SECONDS …]
 
 Anything but an answer or a Problem of the 4xx kind is a crash, which is written to a file.
 test_fuzz.py runs it for a moment; a long run is for a person to start.
@@ -19,20 +19,19 @@ import atheris
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-with atheris.instrument_imports(include=["serving", "PIL"]):
+with atheris.instrument_imports(include=["serving", "tandem.serving", "PIL"]):
     import PIL.Image
     import PIL.JpegImagePlugin
     import PIL.PngImagePlugin  # noqa: F401
 
-    from tandem.serving import pictures
-    from tandem.serving.app import create_app
+    from serving import pictures
     from tandem.serving.model import load
     from tandem.serving.problems import Problem
     from tandem.serving.settings import Settings
 
-from conftest import make_package  # noqa: E402
-
+from support.apps import create_app  # noqa: E402
 from support.asking import digit, picture_of  # noqa: E402
+from support.packages import make_package  # noqa: E402
 
 
 def expected(work: Callable[[], object]) -> None:
@@ -49,8 +48,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp())
     make_package("digits", folder / "digits")
-    service = create_app(load(folder / "digits"), Settings(model=folder / "digits"))
-    spec, ink = service.model.manifest.image, service.model.ink
+    service = create_app(
+        load(folder / "digits"),
+        Settings(model=folder / "digits"),
+        extension={"adapters": [pictures.Pictures()]},
+    ).service
+    spec, ink = service.model.manifest.image, pictures.trained_ink(service.model.manifest)
     row = digit(0)[0]
 
     def picture(data: bytes) -> None:
@@ -79,8 +82,8 @@ def main() -> None:
     }
     targets = {
         "pictures": picture,
-        "score": lambda data: expected(lambda: service.score(data)),
-        "infer": lambda data: expected(lambda: service.infer(data)),
+        "score": lambda data: expected(lambda: service.scoring.score(data)),
+        "infer": lambda data: expected(lambda: service.scoring.infer(data)),
     }
     name = sys.argv.pop(1)
     corpus = folder / "corpus"

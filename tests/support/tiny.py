@@ -92,6 +92,7 @@ lock = "lock.txt"
 test-lock = "lock.txt"
 test = ["python", "check.py"]
 command = ["python3", "-m", "app"]
+extension = true
 """
 
 

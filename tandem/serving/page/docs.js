@@ -6,7 +6,7 @@ const make = (name, text = "", kind = "") => {
   if (kind) node.className = kind;
   return node;
 };
-const here = new URL(".", location.href).href.replace(/\/$/, "");
+const here = new URL("..", location.href).href.replace(/\/$/, "");
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function shortened(value) {
@@ -23,7 +23,8 @@ function named(schema, document) {
 function curl(path, method, example, guarded) {
   const lines = [`curl -s ${quoted(here + path)}`];
   if (guarded) lines.push("-H 'X-API-Key: …'");
-  if (method === "post") lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(example))}`);
+  if (method !== "get" && example === undefined) lines.unshift(lines.shift().replace("curl -s", `curl -s -X ${method.toUpperCase()}`));
+  if (example !== undefined) lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(example))}`);
   return lines.join(" \\\n  ");
 }
 
@@ -57,7 +58,7 @@ function operation(path, method, told, document) {
     entry.append(make("dt", status), make("dd", answer.description));
     list.append(entry);
   }
-  const good = named(told.responses["200"].content["application/json"]?.schema, document);
+  const good = named(told.responses["200"]?.content["application/json"]?.schema, document);
   if (good) section.append(details(`Schema of ${good[0]}`, JSON.stringify(good[1], null, 2)));
   section.append(list);
   return section;
@@ -70,8 +71,8 @@ try {
   document.getElementById("about").textContent = document_.info.description;
   for (const [template, methods] of Object.entries(document_.paths)) {
     let path = template;
-    for (const { name, schema } of methods.parameters ?? []) path = path.replace(`{${name}}`, schema.enum[0]);
-    for (const method of ["get", "post"]) {
+    for (const { name, schema } of methods.parameters ?? []) path = path.replace(`{${name}}`, schema.enum?.[0] ?? name.toUpperCase());
+    for (const method of ["get", "post", "put", "patch", "delete"]) {
       if (methods[method]) document.getElementById("operations").append(operation(path, method, methods[method], document_));
     }
   }

@@ -95,7 +95,7 @@ def test_an_app_without_a_server_is_given_one(tmp_path: Path) -> None:
     assert recipe.command[2].endswith("app:app")
     assert recipe.lock == "requirements.txt"
     assert recipe.test == ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    assert set(recipe.guessed) == {"paths", "lock", "command", "test", "test-lock"}
+    assert set(recipe.guessed) == {"paths", "lock", "command", "test", "test-lock", "extension"}
 
 
 def test_an_app_that_brings_gunicorn_is_served_by_it(tmp_path: Path) -> None:

@@ -11,11 +11,15 @@ from support.answering import Answering, answering
 
 from tandem.errors import ImageFault, TargetError
 from tandem.model.package import Golden, Prediction
-from tandem.service.probe import ask_instance, ask_private_instance
+from tandem.service.probe import Asked, ask_instance, ask_private_instance
 from tandem.service.questions import Expected, Question
 
 GOLDEN = Golden([[1.0]], [], [Prediction(value=3.0)], 1e-5)
 QUESTION = Question(path="/", expected=Expected(text=("hello",)))
+OWN = Asked(questions=(QUESTION,))
+PLAIN = Asked(contract=False, health="/health")
+PLAIN_OWN = Asked(contract=False, health="/health", questions=(QUESTION,))
+ALIVE = Asked(contract=False, health="")
 
 
 @pytest.fixture
@@ -56,11 +60,11 @@ def test_an_app_with_the_extension_is_asked_its_own_questions_too(service: Answe
     service.answers |= {
         "/version": version("sha256:i"), "/score": score(3.0), "/": (200, b"hello"),
     }  # fmt: skip
-    answers = ask_instance(service.url, digest="sha256:i", golden=GOLDEN, questions=[QUESTION])
+    answers = ask_instance(service.url, digest="sha256:i", golden=GOLDEN, asked=OWN)
     assert "1 of 1 golden predictions and answered 1 of 1 questions" in str(answers)
     service.answers["/"] = (200, b"goodbye")
     with pytest.raises(ImageFault, match="expected 'hello' in the answer"):
-        ask_instance(service.url, digest="sha256:i", golden=GOLDEN, questions=[QUESTION])
+        ask_instance(service.url, digest="sha256:i", golden=GOLDEN, asked=OWN)
 
 
 def test_another_image_at_the_url_is_no_verdict(service: Answering) -> None:
@@ -76,7 +80,10 @@ def test_an_app_without_the_extension_is_never_asked_who_it_is(service: Answerin
         "/": (200, b"hello"),
     }  # fmt: skip
     answers = ask_instance(
-        service.url, digest="sha256:i", golden=None, health="/health", questions=[QUESTION]
+        service.url,
+        digest="sha256:i",
+        golden=None,
+        asked=PLAIN_OWN,
     )
     assert answers.version is None
     assert str(answers).startswith("answered 1 of 1 questions in ")
@@ -85,7 +92,7 @@ def test_an_app_without_the_extension_is_never_asked_who_it_is(service: Answerin
 
 def test_an_app_without_questions_is_only_asked_whether_it_is_alive(service: Answering) -> None:
     # The root answers 404: with no health path any answer shows that it is alive.
-    answers = ask_instance(service.url, digest="sha256:i", golden=None, health="")
+    answers = ask_instance(service.url, digest="sha256:i", golden=None, asked=ALIVE)
     assert str(answers) == "is alive (/); it has no questions to be asked"
 
 
@@ -94,13 +101,28 @@ def test_a_health_path_that_answers_an_error_is_a_verdict_and_a_busy_one_is_none
 ) -> None:
     service.answers["/health"] = (500, b"no model")
     with pytest.raises(ImageFault, match="/health answered 500: no model"):
-        ask_instance(service.url, digest="sha256:i", golden=None, health="/health")
+        ask_instance(
+            service.url,
+            digest="sha256:i",
+            golden=None,
+            asked=PLAIN,
+        )
     service.answers["/health"] = (503, b"")
     with pytest.raises(TargetError, match="/health answered 503") as caught:
-        ask_instance(service.url, digest="sha256:i", golden=None, health="/health")
+        ask_instance(
+            service.url,
+            digest="sha256:i",
+            golden=None,
+            asked=PLAIN,
+        )
     assert not isinstance(caught.value, ImageFault)
 
 
 def test_a_private_instance_that_ended_over_its_questions_is_at_fault() -> None:
     with pytest.raises(ImageFault, match="stopped while it was asked"):
-        ask_private_instance("http://127.0.0.1:1", digest="sha256:i", golden=None, health="/health")
+        ask_private_instance(
+            "http://127.0.0.1:1",
+            digest="sha256:i",
+            golden=None,
+            asked=PLAIN,
+        )

@@ -1,4 +1,4 @@
-"""One thread answers all quick requests; the others come in when it is busy for longer.
+"""One thread answers all quick requests; others come in when it is busy.
 
 Threads that all wait for requests hand Python's lock (the GIL) to each other several times a
 request, which costs more than a quick prediction. With leader and followers (Schmidt et al.,
@@ -19,7 +19,7 @@ QUIET = 50
 
 
 class Leader:
-    """Which of the server's threads goes back to wait for requests: one, or it is replaced.
+    """Which of the server's threads waits for requests: one, replaced when it is busy.
 
     Each thread calls `begin` when it has got a request and `end` when it has answered it; in
     between it may call `step_down`.
@@ -36,7 +36,7 @@ class Leader:
         self._watched = threading.Event()
 
     def watch(self) -> None:
-        """Begin to replace a leader that is stuck: in a body that does not come, in anything."""
+        """Begin to replace a leader that is stuck, in whatever it is."""
         threading.Thread(target=self._watch, name="leader", daemon=True).start()
 
     def begin(self) -> None:
@@ -56,9 +56,9 @@ class Leader:
             self._away.add(me)
 
     def end(self, *, parks: bool = True) -> None:
-        """This thread has answered; returns when it is to wait for the next request.
+        """Block until this thread should accept another request.
 
-        At once where it must not be parked.
+        Never blocks if `parks` is false.
         """
         me = get_ident()
         if self._leader == me:

@@ -1,4 +1,4 @@
-"""Pictures into rows: what a person drew or dropped, decoded safely, as the model wants it."""
+"""Pictures as a question: decoded safely, made into rows as the model wants them."""
 
 from __future__ import annotations
 
@@ -6,52 +6,116 @@ import base64
 import binascii
 import io
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
-from tandem.serving.problems import Problem
+from tandem.errors import SettingError
+from tandem.model.package import Manifest
+from tandem.serving import Problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tandem.model.package import Picture
     from tandem.serving.model import Model
-    from tandem.serving.settings import Settings
 
 FORMATS = ("PNG", "JPEG")
 LARGE = 1024  # pixels a side that are looked at
 INK = 32  # of 255: fainter than this is paper, dust or the noise of JPEG
 
 
-def rows(images: list[str], model: Model, settings: Settings) -> np.ndarray:
-    """One row for each picture. Raises Problem: 422 that names the picture at fault, or 413."""
-    spec = model.manifest.image
-    if spec is None:
-        raise Problem(422, f'The model {model.manifest.name} takes "rows", not "images".')
-    if len(images) > settings.max_images:
-        raise Problem(422, f"{len(images)} images are too many: at most {settings.max_images}.")
-    if not images:
-        raise Problem(422, "There is nothing to score: the list is empty.")
-    shape = [len(images), *(model.features[0].shape or [-1])]
-    opened = [open_picture(text, number, settings.max_pixels) for number, text in enumerate(images)]
-    # Each holds a slot for as long as its pixels take: all are counted before any is unpacked.
-    pixels = sum(picture.width * picture.height for picture in opened)
-    if pixels > settings.max_request_pixels:
-        raise Problem(
-            413,
-            f"The images have {pixels} pixels together, "
-            f"at most {settings.max_request_pixels} are taken in one request.",
-        )
-    made = []
-    for number in range(len(opened)):
-        picture = opened.pop(0)  # and forgotten: unpacked it is large
-        made.append(to_row(grey(picture, number), spec, model.ink))
-    return np.array(made, dtype=model.features[0].dtype).reshape(shape)
+class Bounds(msgspec.Struct, frozen=True):
+    """What one request may bring; a variable named DIGITS_MAX_… sets each."""
+
+    images: int = 64
+    pixels: int = 16_000_000  # of one picture
+    request_pixels: int = 32_000_000  # of all pictures of a request: about 2 s of work
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Bounds:
+        """The bounds of this environment. Raises SettingError."""
+        values: dict[str, int] = {}
+        for field in cls.__struct_fields__:
+            name = f"DIGITS_MAX_{field.upper()}"
+            if text := environ.get(name, "").strip():
+                if not text.isdecimal() or not 1 <= int(text[:12]) <= 10**10:
+                    raise SettingError(f"{name}={text!r}: expected a number from 1 to 10000000000")
+                values[field] = int(text)
+        return cls(**values)
+
+
+class Pictures:
+    """The field "images" of POST /score: an InputAdapter."""
+
+    field = "images"
+    item = str
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self.bounds = bounds or Bounds()
+        self.problems: Mapping[int, str] = {
+            413: "Or its pictures have too many pixels together.",
+        }
+
+    def fits(self, model: Model) -> bool:
+        """Whether the model was trained on pictures."""
+        return model.manifest.image is not None
+
+    def schema(self, model: Model) -> dict[str, Any]:
+        """PNG or JPEG in base64."""
+        return {
+            "type": "array",
+            "items": {"type": "string", "contentEncoding": "base64"},
+            "minItems": 1,
+            "maxItems": self.bounds.images,
+            "description": "PNG or JPEG pictures in base64.",
+        }
+
+    def rows(self, items: Sequence[str], model: Model) -> np.ndarray:
+        """One row a picture. Raises Problem: 422 that names the picture at fault, or 413."""
+        spec = model.manifest.image
+        assert spec is not None  # noqa: S101 - it fits
+        bounds = self.bounds
+        if len(items) > bounds.images:
+            raise Problem(422, f"{len(items)} images are too many: at most {bounds.images}.")
+        if not items:
+            raise Problem(422, "There is nothing to score: the list is empty.")
+        opened = [open_picture(text, at, bounds.pixels) for at, text in enumerate(items)]
+        # Each holds a slot for as long as its pixels take: all are counted before any is unpacked.
+        pixels = sum(picture.width * picture.height for picture in opened)
+        if pixels > bounds.request_pixels:
+            raise Problem(
+                413,
+                f"The images have {pixels} pixels together, "
+                f"at most {bounds.request_pixels} are taken in one request.",
+            )
+        ink = trained_ink(model.manifest)
+        rows = []
+        for number in range(len(opened)):
+            picture = opened.pop(0)  # and forgotten: unpacked it is large
+            rows.append(to_row(grey(picture, number), spec, ink))
+        shape = [len(items), *(model.features[0].shape or [-1])]
+        return np.array(rows, dtype=model.features[0].dtype).reshape(shape)
+
+    def warm_up(self, model: Model) -> None:
+        """Load the decoders and ask them once."""
+        import PIL.Image
+
+        spec = model.manifest.image
+        assert spec is not None  # noqa: S101 - it fits
+        for kind in FORMATS:
+            stream = io.BytesIO()
+            picture = PIL.Image.new("L", (32, 32), "white")
+            picture.paste(0, (10, 10, 20, 20))
+            picture.save(stream, kind)
+            text = base64.b64encode(stream.getvalue()).decode()
+            to_row(grey(open_picture(text, 0, 10**9), 0), spec, 0.5)
 
 
 def open_picture(text: str, number: int, max_pixels: int) -> Image:
-    """The picture that base64 (or a data: URL) holds, of which only the header has been read.
+    """The picture in base64 (or a data: URL), of which only the header has been read.
 
     Raises Problem (422).
     """
@@ -113,7 +177,7 @@ def _plain(picture: Image) -> str:
 
 
 def to_row(picture: Image, spec: Picture, ink: float | None = None) -> np.ndarray:
-    """The pixels as the model was trained on them: `spec.background` paper, 0 to `spec.maximum`.
+    """The pixels as in training: `spec.background` paper, 0 to `spec.maximum`.
 
     A picture of exactly the model's size is taken as it is. Another is somebody's drawing or photo:
     it is cut to its ink, its strokes are made as thick as those in training (`ink` is the share of
@@ -130,9 +194,9 @@ def to_row(picture: Image, spec: Picture, ink: float | None = None) -> np.ndarra
     return (light * (spec.maximum / 255)).reshape(-1)
 
 
-def trained_ink(model: Model) -> float | None:
-    """The share of the frame that ink filled in the training data, where the package tells."""
-    spec, statistics = model.manifest.image, model.manifest.statistics
+def trained_ink(manifest: Manifest) -> float | None:
+    """The share of the frame that ink filled in training, where the package says so."""
+    spec, statistics = manifest.image, manifest.statistics
     if spec is None or statistics is None or not statistics.mean:
         return None
     share = sum(statistics.mean) / len(statistics.mean) / spec.maximum
@@ -186,16 +250,3 @@ def _frame(light: np.ndarray, width: int, height: int) -> np.ndarray:
     top, left = (height - size[1]) // 2, (width - size[0] + 1) // 2
     frame[top : top + size[1], left : left + size[0]] = small
     return frame
-
-
-def warm_up(spec: Picture) -> None:
-    """Load the decoders and ask them once."""
-    import PIL.Image
-
-    for kind in FORMATS:
-        stream = io.BytesIO()
-        picture = PIL.Image.new("L", (32, 32), "white")
-        picture.paste(0, (10, 10, 20, 20))
-        picture.save(stream, kind)
-        text = base64.b64encode(stream.getvalue()).decode()
-        to_row(grey(open_picture(text, 0, 10**9), 0), spec, 0.5)

@@ -1,0 +1,1 @@
+"""The process around the app: sockets, threads, signals, a stop without losses."""
