@@ -26,7 +26,7 @@ Progress = Callable[[int], None]
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A blob or manifest by content, as the OCI image specification writes it; `size` in bytes."""
+    """A blob or manifest by content; `size` in bytes (OCI image specification)."""
 
     media_type: str
     digest: str
@@ -35,7 +35,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """One layer: its blob, and the digest of the uncompressed tar, which the config names."""
+    """One layer: its blob, and the digest of its uncompressed tar (`diff_id`)."""
 
     descriptor: Descriptor
     diff_id: str
@@ -104,16 +104,16 @@ class Registry(Protocol):
         """Close an upload that is not needed after all; never an error."""
 
     def get_blob(self, digest: str) -> Iterator[bytes]:
-        """The blob in chunks; raises `RegistryError` at the end when its digest is another."""
+        """The blob in chunks; raises at the end when its digest is another."""
 
     def get_manifest(self, reference: str) -> tuple[Descriptor, bytes] | None:
-        """The manifest or index of a tag or digest, its exact bytes; None where there is none."""
+        """The manifest or index of a tag or digest, its exact bytes; or None."""
 
     def put_manifest(self, data: bytes, media_type: str, *, tag: str | None = None) -> Descriptor:
-        """Store a manifest whose blobs are all there, by digest and, for people, under `tag`."""
+        """Store a manifest whose blobs are all there, by digest and under `tag`."""
 
     def referrers(self, digest: str) -> bytes | None:
-        """The index of what refers to a digest; None where the registry keeps no such list."""
+        """The index of what refers to a digest; None where none is kept."""
 
     def tags(self) -> list[str]:
         """The tags there are."""
@@ -122,7 +122,7 @@ class Registry(Protocol):
         """Remove a tag or a manifest by digest; no error when it is not there."""
 
     def collect(self) -> int:
-        """Free the bytes of blobs that nothing names; 0 where the registry does it by itself."""
+        """Free the bytes of unnamed blobs; 0 where the registry does so by itself."""
 
 
 def open_registry(url: str) -> Registry:

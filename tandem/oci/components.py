@@ -18,7 +18,7 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def component_of(metadata: str, folder: str) -> Component:
-    """The component that a METADATA file in a `.dist-info` folder of that name describes."""
+    """The component that the METADATA of a `.dist-info` folder describes."""
     headers = HeaderParser().parsestr(metadata)
     name, _, version = folder.removesuffix(".dist-info").rpartition("-")
     return Component(

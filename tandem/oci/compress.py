@@ -24,7 +24,7 @@ def compress_fast(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def compress_small(chunks: Iterable[bytes], threads: int | None = None) -> Iterator[bytes]:
-    """gzip by zlib level 5, piece by piece in threads, the same however many there are.
+    """gzip by zlib level 5, in threads; the same bytes however many there are.
 
     Each piece starts with the 32 KB before it as its dictionary and ends on a byte boundary, so
     that the pieces joined are one deflate stream (RFC 1951) that any gunzip reads.

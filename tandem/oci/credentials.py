@@ -1,4 +1,4 @@
-"""Credentials for a registry: from the environment, else from Docker's own settings."""
+"""Credentials for a registry: from the environment, else from Docker's settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 def find_credentials(host: str, env: Mapping[str, str] = os.environ) -> Credentials | None:
-    """TANDEM_REGISTRY_USERNAME and _PASSWORD for TANDEM_REGISTRY's host, else Docker's.
+    """The credentials of the environment for TANDEM_REGISTRY's host, else Docker's.
 
     A password is for one host: that of the base image, say, never sees it.
     """

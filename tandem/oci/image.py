@@ -128,7 +128,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         created: str | None = None,
         **config: Any,
     ) -> Image:
-        """The image with these variables and labels added and these `config` members replaced.
+        """The image with variables and labels added, and `config` members replaced.
 
         `config` takes the specification's names (`Cmd`, `User`, `WorkingDir`, …); None removes one.
         `created` is RFC 3339 and an input like any other: the clock is never asked.

@@ -1,4 +1,4 @@
-"""Layers: reproducible tar streams of files, plain or compressed, made in constant memory.
+"""Layers: reproducible tar archives, plain or gzip, in constant memory.
 
 A layer's digest depends on nothing but paths and contents: entries are sorted, owned by 0:0, dated
 1970, and their modes are one of four. Compression is gzip, because Docker 20.10 (and a kubelet on
@@ -28,6 +28,8 @@ from tandem.oci.tar import Entry, folder_entries, ordered, tar_stream
 
 Compression = Literal["none", "fast", "small"]
 
+MODEL_FOLDER = "models"
+MODEL_LINK = "model"
 SAMPLE = 256 << 10
 WORTH_IT = 0.9
 """Compress a model when a sample of it shrinks below this part of its size."""
@@ -84,15 +86,19 @@ def make_layer(
 
 
 def model_layer(package: Path, *, into: Path, progress: Progress | None = None) -> BuiltLayer:
-    """The layer with a model package at /model, files 0444; compressed only where it pays."""
+    """A model package at /models, files 0444; compressed only where it pays.
+
+    /model is a link to it: the application looks there, and readers of model images (KServe) look
+    at /models.
+    """
     entries = [
         Entry(path=entry.path, mode=0o444, file=entry.file, size=entry.size)
         if entry.file
         else entry
-        for entry in folder_entries(package, "model")
+        for entry in folder_entries(package, MODEL_FOLDER)
     ]
     return make_layer(
-        entries,
+        [*entries, Entry(path=MODEL_LINK, mode=0o777, link=MODEL_FOLDER)],
         kind="model",
         compression="fast" if _compresses(entries) else "none",
         into=into,
@@ -101,7 +107,7 @@ def model_layer(package: Path, *, into: Path, progress: Progress | None = None) 
 
 
 def _compresses(entries: Iterable[Entry]) -> bool:
-    """Whether a sample from the middle of each large file shrinks enough to be worth it."""
+    """Whether samples from the middle of the large files shrink enough."""
     before = after = 0
     for entry in sorted(entries, key=lambda entry: (-entry.size, entry.path))[:4]:
         if entry.file is None:

@@ -1,4 +1,4 @@
-"""A registry that is a folder: the OCI image layout, which skopeo, podman and crane read too."""
+"""A registry that is a folder: the OCI image layout, which skopeo reads too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GRACE = 3600.0
 
 
 class LayoutRegistry:
-    """An OCI image layout folder, made at the first write; safe for several processes at once."""
+    """An OCI image layout folder, made at the first write; safe across processes."""
 
     host = ""
 

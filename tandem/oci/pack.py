@@ -1,4 +1,4 @@
-"""Put a model on an app image: one layer pushed, the statements about the result beside it."""
+"""Put a model on an app image: one layer, and the statements about the result."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from tandem.errors import RegistryError
 from tandem.oci import Progress, Registry, Transfer
 from tandem.oci.attest.materials import components_in
 from tandem.oci.attest.provenance import Origin
-from tandem.oci.attest.referrers import Referrer, list_referrers, put_artifacts
+from tandem.oci.attest.referrers import (
+    Referrer,
+    list_missing,
+    list_referrers,
+    put_contents,
+    put_manifests,
+    read_list,
+)
 from tandem.oci.attest.statements import attest, bill_of, provenance_of
 from tandem.oci.image import Image
 from tandem.oci.layer import BuiltLayer
 from tandem.oci.pull import pull
-from tandem.oci.push import BlobPush, ImagePush, Session, cancel
+from tandem.oci.push import BlobPush, ImagePush, Session
 
 
 def pack(
@@ -72,11 +79,16 @@ def pack(
                 provenance_of(registry, image, origin, signer),
             ]
             opened = [session.result() if session else None for session in statement_sessions]
-            added = put_artifacts(registry, image, statements, absent=True, sessions=opened)
-            list_referrers(registry, image.digest, added, first=True)
+            put_contents(registry, statements, absent=True, sessions=opened)
+            if not pushed.is_new():
+                return []
+            listing = pool.submit(read_list, registry, image.digest)
+            added = put_manifests(registry, image, statements)
+            list_missing(registry, image.digest, added, listed=listing.result())
             return added
 
-        stating = pool.submit(put_statements) if pushed.is_new() else None
+        # Their content is sent before it is known whether the image is new, where that is expected.
+        stating = pool.submit(put_statements) if expect_new or pushed.is_new() else None
         transfers = pushed.transfers()
         added = stating.result() if stating else []
         checking = pool.submit(list_referrers, registry, image.digest, added) if added else None
@@ -86,8 +98,6 @@ def pack(
             pull(registry, app_image)  # raises where it is the app image that is gone
             raise
         if checking is None:
-            for session in statement_sessions:
-                cancel(registry, session)
             attest(registry, image, origin, app_image=app_image, signer=signer, cache=cache)
         else:
             checking.result()

@@ -1,4 +1,4 @@
-"""Remove images that nobody needs any more, and what is said about them."""
+"""Remove images that nobody needs any more, with the statements about them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tandem.errors import RegistryError
 from tandem.oci import Registry
 from tandem.oci.attest.referrers import fallback_tag, referrers
 from tandem.oci.image import Image
+from tandem.oci.model_pack import layers_of_model_pack
 from tandem.oci.pull import pull
 
 
@@ -23,7 +24,7 @@ class RemovedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrunedImages(msgspec.Struct, frozen=True, kw_only=True):
-    """What a clean-up did or would do. `bytes` counts the layers that no other image has."""
+    """What a clean-up removes; `bytes` counts layers that no other image has."""
 
     removed: tuple[RemovedImage, ...]
     kept: tuple[str, ...]
@@ -50,13 +51,13 @@ def prune(
     """
     if number < 1:
         raise RegistryError(f"prune keeps at least 1 image, not {number}")
-    there = _images(registry, app)
+    images, model_packs = _tagged(registry, app)
     recorded = list(dict.fromkeys(newest_first))
     spared = set(recorded[:number]) | set(keep)
-    going = {digest for digest in recorded if digest in there and digest not in spared}
-    staying = {digest: one for digest, one in there.items() if digest not in going}
+    going = {digest for digest in recorded if digest in images and digest not in spared}
+    staying = {digest: tagged for digest, tagged in images.items() if digest not in going}
     # An image without a model is gone with the last image that was made from it.
-    made_from = [there[digest][0] for digest in going]
+    made_from = [images[digest][0] for digest in going]
     needed = [image for image, _ in staying.values() if _has_model(image)]
     for digest, (image, _) in list(staying.items()):
         used = any(_is_below(image, other) for other in needed)
@@ -64,25 +65,28 @@ def prune(
         if not _has_model(image) and was_used and not used and digest not in spared:
             going.add(digest)
             del staying[digest]
-    blobs = {one.descriptor.digest for image, _ in staying.values() for one in image.layers}
+    blobs = {layer.descriptor.digest for image, _ in staying.values() for layer in image.layers}
     freed = {
-        one.descriptor.digest: one.descriptor.size
+        layer.descriptor.digest: layer.descriptor.size
         for digest in going
-        for one in there[digest][0].layers
-        if one.descriptor.digest not in blobs
+        for layer in images[digest][0].layers
+        if layer.descriptor.digest not in blobs
     }
     removed = [
         RemovedImage(
             digest=digest,
-            tags=tuple(sorted(there[digest][1])),
-            what="image" if _has_model(there[digest][0]) else "app image",
+            tags=tuple(sorted(images[digest][1])),
+            what="image" if _has_model(images[digest][0]) else "app image",
         )
         # Oldest first: a clean-up that is stopped half-way has removed the least wanted.
-        for digest in sorted(going, key=lambda one: _age(recorded, one), reverse=True)
+        for digest in sorted(going, key=lambda digest: _age(recorded, digest), reverse=True)
     ]
     if not dry_run:
-        for one in removed:
-            _remove(registry, one.digest)
+        for gone in removed:
+            _remove(registry, gone.digest)
+        for digest, layers in model_packs.items():
+            if layers <= freed.keys():
+                registry.delete(digest)
         registry.collect()
     return PrunedImages(
         removed=tuple(removed),
@@ -92,9 +96,12 @@ def prune(
     )
 
 
-def _images(registry: Registry, app: str) -> dict[str, tuple[Image, list[str]]]:
-    """The images of an app that have a tag, by digest."""
+def _tagged(
+    registry: Registry, app: str
+) -> tuple[dict[str, tuple[Image, list[str]]], dict[str, set[str]]]:
+    """The images of an app that have a tag, and the layers of ModelPacks, by digest."""
     found: dict[str, tuple[Image, list[str]]] = {}
+    model_packs: dict[str, set[str]] = {}
     for tag in registry.tags():
         if tag.startswith("sha256-"):
             continue
@@ -105,13 +112,16 @@ def _images(registry: Registry, app: str) -> dict[str, tuple[Image, list[str]]]:
         if digest in found:
             found[digest][1].append(tag)
             continue
+        if layers := layers_of_model_pack(manifest[1]):
+            model_packs[digest] = set(layers)
+            continue
         try:
             image = pull(registry, digest)
         except RegistryError:
             continue  # not an image: somebody else's
         if image.labels.get("tandem.app") == app:
             found[digest] = (image, [tag])
-    return found
+    return found, model_packs
 
 
 def _has_model(image: Image) -> bool:
@@ -129,11 +139,11 @@ def _age(recorded: Sequence[str], digest: str) -> int:
 
 
 def _remove(registry: Registry, digest: str) -> None:
-    """An image and what refers to it; the image first, so that none is there half-explained."""
-    about = referrers(registry, digest)
+    """Remove an image, then what refers to it, so that none stays half-explained."""
+    statements = referrers(registry, digest)
     listed = registry.get_manifest(fallback_tag(digest))
     registry.delete(digest)
-    for one in about:
-        registry.delete(one.digest)
+    for statement in statements:
+        registry.delete(statement.digest)
     if listed:
         registry.delete(listed[0].digest)

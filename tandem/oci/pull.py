@@ -1,4 +1,4 @@
-"""Read an image of a registry: its manifest, the one for a platform, and its configuration."""
+"""Read an image of a registry: its manifest, and its configuration."""
 
 from __future__ import annotations
 

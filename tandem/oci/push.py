@@ -1,4 +1,4 @@
-"""Push images: blobs side by side, what is there already not at all, the manifest last."""
+"""Push images: missing blobs side by side, the manifest last."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def present(descriptor: Descriptor, seconds: float = 0.0) -> Transfer:
 
 
 class ImagePush:
-    """The blobs of one image on their way up, in threads of `pool`; the manifest goes last.
+    """The blobs of one image on their way up, in threads of `pool`.
 
     `sources` opens the blob of each layer that may be missing there, by digest; `mount_from` names
     the repository of the same registry that has it. The layers of an image of this registry and
@@ -144,7 +144,7 @@ class ImagePush:
         )
 
     def is_new(self) -> bool:
-        """Whether the registry cannot have the image yet; known before its blobs have gone up."""
+        """Whether the registry cannot have the image yet; known before it is sent."""
         return self._config.was_absent()
 
     def transfers(self) -> list[Transfer]:
@@ -187,7 +187,7 @@ def push(
     based_on: Image | None = None,
     progress: Progress | None = None,
 ) -> list[Transfer]:
-    """Make sure the image is in the registry, whole, by digest and, when given, under `tag`.
+    """Make sure the image is in the registry, whole, by digest and under `tag`.
 
     The arguments are those of `ImagePush`. Returns what happened to each layer and to the config.
     Raises `RegistryError`.

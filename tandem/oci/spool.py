@@ -36,7 +36,7 @@ def spool(chunks: Iterable[bytes], into: Path, media_type: str) -> tuple[Path, D
 
 
 def sweep(folder: Path, *, older: float = SPOOLED) -> None:
-    """Remove blobs that were written for a push long over, and what a killed process left."""
+    """Remove blobs of pushes long over, and what killed processes left."""
     limit = time.time() - older
     with contextlib.suppress(FileNotFoundError):
         for path in folder.iterdir():
@@ -52,9 +52,10 @@ def sweep(folder: Path, *, older: float = SPOOLED) -> None:
 def writing(
     folder: Path, what: str, error: type[Exception] = BuildError
 ) -> Iterator[tuple[BinaryIO, Callable[[str], None]]]:
-    """A temporary file in `folder` that takes its name, durably, when the block ends; or goes away.
+    """A temporary file in `folder` that takes its name, durably, at the end.
 
-    A full disk or a folder that cannot be written is one line of type `error`.
+    It goes away when the block raises, or gives it no name. A full disk or a folder that cannot
+    be written is one line of type `error`.
     """
     names: list[str] = []
     temporary: Path | None = None

@@ -15,7 +15,7 @@ from tandem.oci.blobs import CHUNK
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One name in a layer: a file (on disk or as bytes), a symbolic link, else a folder."""
+    """One name in a layer: a file (on disk or as bytes), a link, else a folder."""
 
     path: str
     """Inside the image, without a leading slash."""
@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def file_entry(path: str, file: Path, *, mode: int | None = None) -> Entry:
-    """The entry of a file on disk. Only the owner's x bit counts, so the umask does not."""
+    """The entry of a file on disk; of its mode only the owner's x bit counts."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BuildError(
@@ -46,9 +46,10 @@ def data_entry(path: str, data: bytes, *, mode: int = 0o644) -> Entry:
 def folder_entries(
     folder: Path, prefix: str, *, skip: Callable[[str], bool] = lambda _: False
 ) -> Iterator[Entry]:
-    """Entries for everything in a folder, under `prefix`; `skip` is asked with each relative path.
+    """Entries for everything in a folder, under `prefix`.
 
-    Raises `BuildError` for devices, sockets, and links that lead out of the folder.
+    `skip` is called with each relative path. Raises `BuildError` for devices, sockets,
+    and links that lead out of the folder.
     """
     pending = [""]
     while pending:
@@ -84,7 +85,7 @@ def link_entry(folder: Path, relative: str, path: str) -> Entry:
 
 
 def ordered(entries: Iterable[Entry]) -> list[Entry]:
-    """Sorted, with the folders that lead to each entry; a name that comes twice is refused.
+    """Sorted, with the folders that lead to each entry; no name comes twice.
 
     Folders and links first, then files by suffix: like files side by side shrink more.
     """

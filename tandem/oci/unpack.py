@@ -1,4 +1,4 @@
-"""Extract one layer into a folder: verified, bounded, and unable to write anywhere else."""
+"""Extract one layer into a folder: verified, bounded, and only there."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def decompressed(
 
 
 def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path, where: str) -> str | None:
-    """Put an entry into the folder, or, of a whiteout, return the path that it deletes."""
+    """Put an entry into the folder; of a whiteout, return what it deletes."""
     name = member.name.removeprefix("./").rstrip("/")
     if name in ("", "."):
         return None
@@ -177,7 +177,7 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path, where:
 
 
 def _deleted(member: tarfile.TarInfo, parts: list[str], root: Path, where: str) -> str | None:
-    """The path that a whiteout is for; for a folder's whole content, it ends with a slash."""
+    """The path that a whiteout deletes; a folder's whole content ends with a slash."""
     *folders, last = parts
     if any(part.startswith(AUFS) and part != OPAQUE for part in parts):
         return None
@@ -186,7 +186,7 @@ def _deleted(member: tarfile.TarInfo, parts: list[str], root: Path, where: str) 
     name = last.removeprefix(WHITEOUT)
     if not member.isreg() or (last != OPAQUE and name in ("", ".", "..")):
         raise RegistryError(f"{where} has {member.name!r}, which deletes no name: refused")
-    # The folder is made: where the layers are merged, it says that there is something to delete.
+    # The folder is made: `merge` finds by it that there is something to delete.
     _parent(root, parts, where)
     return "/".join([*folders, "" if last == OPAQUE else name])
 
@@ -195,7 +195,7 @@ def _deleted(member: tarfile.TarInfo, parts: list[str], root: Path, where: str) 
 
 
 def _parent(root: Path, parts: list[str], where: str) -> Path:
-    """The folder that an entry goes into; none of the folders on the way may be a link."""
+    """The folder that an entry goes into; no folder on the way may be a link."""
     here = root
     for part in parts[:-1]:
         here = here / part

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tandem.build.app_build import AppBuild
-from tandem.errors import BuildError
+from tandem.errors import BuildError, RegistryError
+from tandem.model.repository import Version
 from tandem.oci import Layer, Transfer
 from tandem.release.pair import Pair
 from tandem.release.progress import uploading
@@ -92,6 +93,8 @@ def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
             cache=project.state / "cache" / "configs",
             progress=uploading(),
         )
+        if pair.version is not None:
+            _put_model_pack(project, image.layers[-1], pair.version)
     packed = Packed(
         digest=image.digest,
         reference=project.registry.reference(image.digest),
@@ -120,6 +123,23 @@ def _model(pair: Pair, app: str) -> ModelRef:
         metrics=dict(version.manifest.metrics),
         overruled=pair.overruled,
     )
+
+
+def _put_model_pack(project: Project, layer: Layer, version: Version) -> None:
+    """Name the model for tools that know models alone; no image waits for what they read."""
+    from tandem.oci.model_pack import ModelDescription, put_model_pack
+
+    model = ModelDescription(
+        name=version.manifest.name,
+        version=version.number,
+        format=version.manifest.runtime,
+        revision=version.digest,
+        created=version.manifest.created,
+    )
+    try:
+        put_model_pack(project.registry, layer, model)
+    except RegistryError as problem:
+        log.warning("model v%d has no ModelPack artifact: %s", version.number, problem)
 
 
 def _tag(app: AppRef, model: ModelRef) -> str:

@@ -81,8 +81,9 @@ def commit(tmp_path):
         (folder / name).mkdir(parents=True)
     (folder / "serving" / "__init__.py").touch()
     (folder / "serving" / "__main__.py").write_text(SERVING)
-    for name in ("__init__.py", "errors.py", "package/__init__.py"):
-        (folder / "tandem" / name).touch()
+    for name in ("", "serving/", "model/", "model/package/"):
+        (folder / "tandem" / f"{name}__init__.py").touch()
+    (folder / "tandem" / "errors.py").touch()
     (folder / "requirements" / "serving.txt").touch()
     for name in ("Dockerfile", ".dockerignore"):
         shutil.copy(REPOSITORY / name, folder / name)

@@ -43,8 +43,8 @@ class Release:
         project = self.tiny.project
         assert project.models.fetch(1, self.tiny.folder / "seen").manifest.name == "tiny"
         for tag in project.registry.tags():
-            if tag.startswith("sha256-"):
-                continue  # what is said about an image: bill of materials, provenance
+            if tag.startswith(("sha256-", "model-")):
+                continue  # statements about an image; a model for tools that know models alone
             image = pull(project.registry, tag)
             for layer in image.layers:
                 assert b"".join(project.registry.get_blob(layer.descriptor.digest))

@@ -108,6 +108,7 @@ class MemoryRegistry:
     """What a target reads of a registry."""
 
     url = "memory:"
+    host = ""
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}

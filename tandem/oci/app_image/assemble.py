@@ -1,4 +1,4 @@
-"""The app image without any engine: locked wheels, the commit's files, byte code, as layers."""
+"""The app image without any engine, from layers that are made here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMAND = ("python3", "-m", "serving")
 
 
 class AppImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An image with everything but a model, and how to read the layers that were made here."""
+    """An image with everything but a model, and how to read its new layers."""
 
     image: Image
     sources: dict[str, BlobSource]
@@ -86,7 +86,7 @@ def build_app_image(
     base: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> AppImage:
-    """An app image from a checked-out commit: dependencies, then the application, on `base`.
+    """An app image from a commit: dependencies, then the application, on `base`.
 
     `base` is an image reference (`HOST/REPOSITORY:TAG`); its layers are taken over as they are.
 
@@ -119,18 +119,18 @@ def build_app_image(
     sources = {application.layer.descriptor.digest: application.open}
     if dependencies.open:
         sources[dependencies.layer.descriptor.digest] = dependencies.open
-    made = AppImage(image=image, sources=sources, components=dependencies.components)
-    return on_base(made, below, registry) if below else made
+    app_image = AppImage(image=image, sources=sources, components=dependencies.components)
+    return on_base(app_image, below, registry) if below else app_image
 
 
-def on_base(made: AppImage, below: BaseImage, registry: Registry) -> AppImage:
+def on_base(app_image: AppImage, below: BaseImage, registry: Registry) -> AppImage:
     """An app image that also knows where the layers of its base are."""
     home, _ = open_reference(below.reference)
     digests = [layer.descriptor.digest for layer in below.image.layers]
     near = registry.host == home.host
     return msgspec.structs.replace(
-        made,
+        app_image,
         base=below.digest,
-        sources=made.sources | {digest: registry_source(home, digest) for digest in digests},
+        sources=app_image.sources | {digest: registry_source(home, digest) for digest in digests},
         mount_from=dict.fromkeys(digests, home.repository) if near else {},
     )

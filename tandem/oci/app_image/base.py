@@ -33,21 +33,21 @@ def find_base(reference: str) -> BaseImage:
     Raises `RegistryError` when it is not there, `BuildError` when it is of the wrong kind.
     """
     registry, name = open_reference(reference)
-    found = registry.get_manifest(name)
-    if found is None:
+    stored = registry.get_manifest(name)
+    if stored is None:
         raise BuildError(f"TANDEM_BASE_IMAGE={reference}: there is no such image")
     wanted = Platform("linux", host_python().platform.architecture)
-    image = pull(registry, found[0].digest, platform=wanted)
+    image = pull(registry, stored[0].digest, platform=wanted)
     return BaseImage(
         reference=reference,
-        digest=found[0].digest,
+        digest=stored[0].digest,
         image=image,
         runtime=base_runtime(image),
     )
 
 
 def base_runtime(base: Image) -> PythonRuntime:
-    """The Python that a base image says it has (PYTHON_VERSION, as the official images set it).
+    """The Python that a base image states in PYTHON_VERSION, as official ones do.
 
     Raises `BuildError` when it is for another kind of machine than this one's containers, or has
     none.
@@ -55,7 +55,7 @@ def base_runtime(base: Image) -> PythonRuntime:
     where = "TANDEM_BASE_IMAGE"
     wanted = host_python().platform.architecture
     if base.platform.os != "linux" or base.platform.architecture not in ("amd64", "arm64"):
-        raise BuildError(f"{where} is for {base.platform}: linux/{wanted} would be right")
+        raise BuildError(f"{where} is for {base.platform}: expected linux/{wanted}")
     if base.platform.architecture != wanted:
         raise BuildError(
             f"{where} is for {base.platform}, this machine builds and checks linux/{wanted}: "
@@ -65,14 +65,14 @@ def base_runtime(base: Image) -> PythonRuntime:
     match = re.match(r"(\d+\.\d+)", stated)
     if not match:
         raise BuildError(
-            f"{where} does not say which Python it has: a base with PYTHON_VERSION in its "
-            "environment (as the official python images) would be right"
+            f"{where} does not state which Python it has: expected PYTHON_VERSION in its "
+            "environment, as in the official python images"
         )
     if any("apk add" in str(step.get("created_by")) for step in base.settings.get("history") or []):
         raise BuildError(
-            f"{where} is an Alpine image: the locked wheels are for glibc, so a Debian-based one "
-            "(python:3.11-slim) would be right"
+            f"{where} is an Alpine image: the locked wheels are for glibc, so take a "
+            "Debian-based one (python:3.11-slim)"
         )
-    # The oldest that the wheels of today are made for; a base may say that it has a newer one.
+    # The oldest that the wheels of today are made for; a base may state a newer one.
     libc = base.labels.get("tandem.libc") or "glibc2.28"
     return PythonRuntime(version=match[1], platform=base.platform, libc=libc)

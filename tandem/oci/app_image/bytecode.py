@@ -1,4 +1,4 @@
-"""Compile Python files to byte code that is the same on every run, by the interpreter it is for.
+"""Compile Python files to reproducible byte code, by the interpreter it is for.
 
 Standard library only: the interpreter that runs this may know nothing of Tandem. What goes in is a
 JSON object on standard input, `{"root", "out", "prefix", "files"}`; `files` are relative to `root`,
@@ -35,11 +35,11 @@ def hold(value: object, held: list[object]) -> None:
             if name.startswith("co_") and name not in ("co_code", "co_lnotab", "co_lines"):
                 hold(getattr(value, name), held)
     elif isinstance(value, (tuple, frozenset)):
-        for one in value:
-            hold(one, held)
+        for item in value:
+            hold(item, held)
     elif isinstance(value, slice):
-        for one in (value.start, value.stop, value.step):
-            hold(one, held)
+        for item in (value.start, value.stop, value.step):
+            hold(item, held)
 
 
 def compiled(source: bytes, name: str) -> bytes | None:

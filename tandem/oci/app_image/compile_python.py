@@ -18,7 +18,7 @@ from tandem.oci.app_image.python_runtime import host_python
 def compile_python(
     root: Path, out: Path, prefix: str, files: Sequence[str], *, python: str = sys.executable
 ) -> None:
-    """Write reproducible `.pyc` files for `files` of `root` to the same places under `out`."""
+    """Write reproducible `.pyc` files for `files` of `root` below `out`."""
     workers = min(os.cpu_count() or 1, 1 + len(files) // 100)
     # Large files last long; dealt out in turn by size, the workers end together.
     by_size = sorted(files, key=lambda file: (-(root / file).stat().st_size, file))

@@ -1,4 +1,4 @@
-"""The app image by a Docker engine: the commit's Dockerfile through BuildKit, pushed, read back."""
+"""The app image by a Docker engine: built by BuildKit, pushed, read back."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def engine_problem() -> str | None:
     """Why there is no Docker engine to build with, or None."""
     if shutil.which("docker") is None:
         return "there is no program `docker` on the PATH"
-    done = subprocess.run(
+    completed = subprocess.run(
         ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True
     )
-    if done.returncode == 0:
+    if completed.returncode == 0:
         return None
-    said = done.stderr.strip().splitlines()
-    return said[-1] if said else "the Docker engine does not answer"
+    lines = completed.stderr.strip().splitlines()
+    return lines[-1] if lines else "the Docker engine does not answer"
 
 
 def choose_builder(setting: str, *, base: str, registry: Registry) -> str:
-    """`docker` or `assemble`, for the setting TANDEM_BUILDER (`auto`, `docker`, `assemble`).
+    """`docker` or `assemble`, for TANDEM_BUILDER (`auto`, `docker`, `assemble`).
 
     Docker is taken by itself where there is a base image, an engine, and a registry that the engine
     can push to. Raises `SettingError` when Docker is asked for and one of these is missing.
@@ -78,7 +78,7 @@ def build_with_docker(
     created: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AppImage:
-    """Build the Dockerfile in a checked-out commit on the base image, and push it under `tag`.
+    """Build a commit's Dockerfile on the base image, and push it under `tag`.
 
     `lock` is inside of `folder`. The result is the image as the registry has it, with the settings
     that the assembler gives, too; all of its layers are in the registry. Raises `BuildError`.
@@ -171,7 +171,7 @@ def _run(
 
 
 def _forget_older(repository: str, reference: str, env: Mapping[str, str]) -> None:
-    """Take the engine's names of earlier app images away; its build cache keeps their layers."""
+    """Untag earlier app images in the engine; its build cache keeps their layers."""
     argv = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]
     argv += ["--filter", f"reference={repository}:app-*"]
     listed = subprocess.run(argv, env=env, capture_output=True, text=True)
@@ -183,14 +183,14 @@ def _forget_older(repository: str, reference: str, env: Mapping[str, str]) -> No
 
 def _reason(lines: Sequence[str]) -> str:
     """What stopped a build: the failed step's own words, which come before BuildKit's."""
-    said = [re.sub(r"^#\d+ (?:\d+\.\d+ )?", "", line) for line in lines if line]
-    errors = [line for line in said if re.search(r"error|denied|not found|unauthor", line, re.I)]
-    return "; ".join(dict.fromkeys(errors[-3:] or said[-2:]))[:600] or "docker says nothing"
+    words = [re.sub(r"^#\d+ (?:\d+\.\d+ )?", "", line) for line in lines if line]
+    errors = [line for line in words if re.search(r"error|denied|not found|unauthor", line, re.I)]
+    return "; ".join(dict.fromkeys(errors[-3:] or words[-2:]))[:600] or "docker gave no reason"
 
 
 @contextlib.contextmanager
 def _docker_config(registry: Registry, base: str) -> Iterator[Path]:
-    """A DOCKER_CONFIG folder with this registry's login and all else of the person's own.
+    """A DOCKER_CONFIG folder: the person's own, with this registry's login.
 
     The login is in a file that only this user can read, and gone afterwards; never in arguments.
     """
@@ -228,15 +228,15 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _pip_for_builds(folder: Path) -> Path | None:
-    """The person's pip settings as a file for the build, without what names files here."""
-    found = {
+    """The person's pip settings as a file for the build, without local paths."""
+    settings = {
         name: value
         for name, value in pip_settings(os.environ).items()
-        if name in PIP and all(urlsplit(one).scheme != "file" for one in value.split())
+        if name in PIP and all(urlsplit(url).scheme != "file" for url in value.split())
     }
-    if not found:
+    if not settings:
         return None
     path = folder / "pip.conf"
-    lines = [f"{name} = {' '.join(value.split())}\n" for name, value in found.items()]
+    lines = [f"{name} = {' '.join(value.split())}\n" for name, value in settings.items()]
     _write_private(path, "[global]\n" + "".join(lines))
     return path

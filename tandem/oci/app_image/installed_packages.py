@@ -1,4 +1,4 @@
-"""The Python packages in an image's layers, as their own METADATA tells of them."""
+"""The Python packages in an image's layers, by their own METADATA."""
 
 from __future__ import annotations
 
@@ -38,16 +38,20 @@ def packages_in(
     A package of `locked` that is not found is listed as it is there. The folder `cache` remembers
     what is in a layer: each is read once. Raises `RegistryError`.
     """
-    there: dict[str, Component] = {}
+    installed: dict[str, Component] = {}
     for layer in image.layers:
         # What is compressed in a way that is not read here stays unknown: the lock file is left.
         if layer.kind == "base" or layer.descriptor.media_type not in (LAYER_TAR, LAYER_GZIP):
             continue
         packages = _remembered(registry, layer, cache)
         for gone in packages.deleted:
-            there = {path: one for path, one in there.items() if not f"{path}/".startswith(gone)}
-        there |= packages.found
-    known = {_canonical(one.name): one for one in (*locked, *there.values())}
+            installed = {
+                path: component
+                for path, component in installed.items()
+                if not f"{path}/".startswith(gone)
+            }
+        installed |= packages.found
+    known = {_canonical(component.name): component for component in (*locked, *installed.values())}
     return tuple(known[name] for name in sorted(known))
 
 

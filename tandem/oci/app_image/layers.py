@@ -1,4 +1,4 @@
-"""The layers of an app image: a lock file's wheels, and a commit's files, with their byte code."""
+"""The layers of an app image: locked wheels and a commit's files."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def dependencies_layer(
     progress: Callable[[str], None] | None = None,
     uploaded: Progress | None = None,
 ) -> DependenciesLayer:
-    """The layer with a lock file's wheels at /app/lib; made once per lock file and Python.
+    """A lock file's wheels at /app/lib; made once per lock file and Python.
 
     The folder `cache` remembers what the layer is called. With a `registry`, the layer is put there
     and the cache holds no copy; a registry that no longer has it gets it again.
@@ -77,15 +77,15 @@ def dependencies_layer(
     key = dependencies_key(lock, wanted, compression)
     cache.mkdir(parents=True, exist_ok=True)
     with alone(cache / f".{key}.lock"):
-        found = _remembered(cache / f"{key}.json")
-        if found:
-            blob = cache / found.layer.descriptor.digest.removeprefix("sha256:")
-            if registry and registry.head_blob(found.layer.descriptor.digest) is not None:
-                return DependenciesLayer(layer=found.layer, components=found.components, key=key)
+        known = _remembered(cache / f"{key}.json")
+        if known:
+            blob = cache / known.layer.descriptor.digest.removeprefix("sha256:")
+            if registry and registry.head_blob(known.layer.descriptor.digest) is not None:
+                return DependenciesLayer(layer=known.layer, components=known.components, key=key)
             if registry is None and blob.exists():
                 return DependenciesLayer(
-                    layer=found.layer,
-                    components=found.components,
+                    layer=known.layer,
+                    components=known.components,
                     key=key,
                     open=lambda: blob.open("rb"),
                 )
@@ -142,7 +142,7 @@ def _make_dependencies(
 def application_layer(
     folder: Path, paths: Iterable[str], *, into: Path, python: str = sys.executable
 ) -> BuiltLayer:
-    """The layer with a commit's `paths` (relative to `folder`) at /app, and their byte code.
+    """A commit's `paths` (relative to `folder`) at /app, with their byte code.
 
     The blob is written to the folder `into`. Raises `BuildError` for a path that is not there or
     leads elsewhere.
@@ -152,7 +152,7 @@ def application_layer(
         clean = path.strip("/")
         if not clean or any(part in ("", ".", "..") for part in clean.split("/")):
             raise BuildError(
-                f"{path!r} in the app's paths: a path inside the repository would be right"
+                f"invalid {path!r} in the app's paths: expected a path inside the repository"
             )
         here = folder / clean
         if here.is_symlink():
@@ -171,8 +171,8 @@ def application_layer(
     ]
     with scratch("bytecode") as out:
         compile_python(folder, out, f"/{APP}", files, python=python)
-        have = {entry.path for entry in entries}
-        compiled = [one for one in folder_entries(out, APP) if one.path not in have]
+        present = {entry.path for entry in entries}
+        compiled = [entry for entry in folder_entries(out, APP) if entry.path not in present]
         return make_layer([*entries, *compiled], kind="application", compression="fast", into=into)
 
 

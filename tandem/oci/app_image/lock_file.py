@@ -13,11 +13,12 @@ from tandem.oci.components import Component
 
 
 def refuse_other_sources(lock: Path) -> None:
-    """Raise `BuildError` for a line of the lock that names where to fetch from, on its own account.
+    """Raise `BuildError` for a line of the lock that names its own source.
 
     Hosts of the setting TANDEM_ALLOWED_HOSTS (comma-separated) may be named.
     """
-    allowed = {one.strip().lower() for one in os.environ.get("TANDEM_ALLOWED_HOSTS", "").split(",")}
+    setting = os.environ.get("TANDEM_ALLOWED_HOSTS", "")
+    allowed = {host.strip().lower() for host in setting.split(",")}
     try:
         text = lock.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as problem:
@@ -36,16 +37,16 @@ def refuse_other_sources(lock: Path) -> None:
 
 
 def locked_components(lock: Path, runtime: PythonRuntime) -> tuple[Component, ...]:
-    """What a lock file installs for `runtime`, by name and version; nothing else is known of it."""
+    """What a lock file installs for `runtime`, by name and version only."""
     pinned = (
         re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*==\s*([^\s\\]+)", line)
         for line in lines_for(lock, runtime)
     )
-    return tuple(Component(name=one[1], version=one[2]) for one in pinned if one)
+    return tuple(Component(name=match[1], version=match[2]) for match in pinned if match)
 
 
 def lines_for(lock: Path, runtime: PythonRuntime) -> list[str]:
-    """The requirements of a lock file that are for `runtime`, one a line, without their markers."""
+    """The requirements of a lock file for `runtime`, without their markers."""
     from packaging.markers import InvalidMarker, Marker
 
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(runtime.platform.architecture, "")
@@ -72,4 +73,5 @@ def lines_for(lock: Path, runtime: PythonRuntime) -> list[str]:
 
 
 def without_login(text: str) -> str:
+    """The text with the login taken out of its URLs."""
     return re.sub(r"://[^/@\s]+@", "://", text)

@@ -29,14 +29,14 @@ def make_app_image(
     created: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AppImage:
-    """The image of a checked-out commit without a model, by TANDEM_BUILDER and TANDEM_BASE_IMAGE.
+    """The image of a commit without a model, by whichever builder is set.
 
     Push it afterwards, with either builder: `push(registry, made.image, made.sources, tag=tag,
     mount_from=made.mount_from)` sends what is not there yet. Raises `BuildError`, `RegistryError`,
     and `SettingError` where Docker is asked for and cannot be had.
     """
     if choose_builder(builder, base=base, registry=registry) == "docker":
-        made = build_with_docker(
+        app_image = build_with_docker(
             folder,
             lock,
             registry=registry,
@@ -48,11 +48,11 @@ def make_app_image(
             created=created,
             progress=progress,
         )
-        # The engine tells nothing of what it installed; the packages do.
+        # The engine does not report what it installed; the packages do.
         components = packages_in(
-            registry, made.image, cache=cache / "layers", locked=made.components
+            registry, app_image.image, cache=cache / "layers", locked=app_image.components
         )
-        return msgspec.structs.replace(made, components=components)
+        return msgspec.structs.replace(app_image, components=components)
     return build_app_image(
         folder,
         paths,

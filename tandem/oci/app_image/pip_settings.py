@@ -1,4 +1,4 @@
-"""What a person configured for pip and uv: pip's part is translated, uv's is found."""
+"""A person's settings for pip, translated for uv, and where uv's own are."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def uv_settings(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def uv_configuration(env: Mapping[str, str]) -> list[str]:
-    """uv's arguments for the person's own uv.toml, and for none that lies in a checkout."""
+    """uv's arguments for the person's own uv.toml, never for a checkout's."""
     if named := env.get("UV_CONFIG_FILE"):
         return ["--config-file", named]
     home = Path(env.get("HOME") or Path.home())

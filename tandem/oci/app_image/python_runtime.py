@@ -1,4 +1,4 @@
-"""The Python that an image has: what wheels are chosen for, and byte code is compiled for."""
+"""The Python of an image: wheels are chosen and byte code is compiled for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locked wheels: installed by hash for some Python, and tidied to what they ship themselves."""
+"""Locked wheels: installed by hash, and tidied to what they ship themselves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def install(
     python: str = sys.executable,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Install the wheels of a hash-locked requirements file into the new folder `into`.
+    """Install the wheels of a hash-locked file into the new folder `into`.
 
     A folder that is there already is whole, and used as it is. uv installs, with the person's own
     settings for pip and uv (index, proxy, certificates). Nothing is built and no code of a package
@@ -61,7 +61,7 @@ def _install(lock: Path, target: Path, runtime: PythonRuntime | None, python: st
     argv += ["--index-strategy=unsafe-best-match", *uv_configuration(env), "-r", str(lock)]
     if runtime:
         argv += [f"--python-version={runtime.version}", f"--python-platform={_uv_tag(runtime)}"]
-    done = subprocess.run(
+    completed = subprocess.run(
         argv,
         env=env | uv_settings(env),
         stdin=subprocess.DEVNULL,
@@ -70,10 +70,10 @@ def _install(lock: Path, target: Path, runtime: PythonRuntime | None, python: st
         text=True,
         umask=0o022,
     )
-    if done.returncode:
+    if completed.returncode:
         lines = [
             line.strip(" \t\u00d7\u251c\u2570\u2500\u25b6\u2502")
-            for line in done.stderr.splitlines()
+            for line in completed.stderr.splitlines()
         ]
         words = without_login(" ".join(line for line in lines if line and "WARNING" not in line))
         words = words if len(words) < MOST_WORDS else "…" + words[-MOST_WORDS:]
@@ -113,7 +113,7 @@ _NOISE = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "uv_cache.json"
 
 
 def tidy(lib: Path) -> tuple[Component, ...]:
-    """Leave in an installed folder only what the wheels themselves say, and list what they are.
+    """Leave only what the wheels ship in a folder, and list them.
 
     Scripts go (their first line names this machine's Python; `python3 -m` does the same),
     installers' notes go, and each RECORD is written again in order, without them.

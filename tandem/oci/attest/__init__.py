@@ -1,4 +1,4 @@
-"""Statements about an image, beside it: bill of materials, provenance, signature; and checks.
+"""Statements about an image: bill of materials, provenance, signatures.
 
 Both statements are OCI artifacts that refer to the image's digest (`subject`). Where a registry has
 no referrers API (CNCF distribution 2.8, an image layout folder), they are listed under the tag

@@ -1,4 +1,4 @@
-"""The bill of materials of an app image: put beside it, and read for what is built on it."""
+"""The bill of materials of an app image: attached, and read again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def attach_materials(
     app: str,
     signer: Any | None = None,
 ) -> None:
-    """Put the bill of materials of an app image beside it, where `attest` finds it later."""
+    """Attach the bill of materials of an app image, where `attest` finds it."""
     document = bill_of_materials(app, components)
     attach(registry, image, [bill_artifact(registry, image.digest, document, signer)])
 
@@ -70,7 +70,7 @@ def components_in(
 def _read_components(
     registry: Registry, digest: str, key: Any | None
 ) -> tuple[list[Component], bool]:
-    """The libraries of an image, and whether the same will be read whenever it is asked again."""
+    """The libraries of an image, and whether that answer is final."""
     if key is not None and (document := signed_bill(registry, digest, key)) is not None:
         return components_of(document), True
     problem: Exception | None = None

@@ -1,4 +1,4 @@
-"""Provenance: what an image was made from, as an in-toto statement with a SLSA predicate."""
+"""Provenance: an in-toto statement with a SLSA predicate about an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREDICATE = "https://slsa.dev/provenance/v1"
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image was made from, by whom and how; what is empty is left out of the statement."""
+    """What an image was made from and how; empty fields are left out."""
 
     app: str
     commit: str

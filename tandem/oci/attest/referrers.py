@@ -28,6 +28,13 @@ class Referrer(msgspec.Struct, frozen=True, kw_only=True):
     artifact_type: str
 
 
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """What refers to an image; `by_registry` where the registry keeps the list by itself."""
+
+    referrers: list[Referrer]
+    by_registry: bool
+
+
 Artifact = tuple[str, str, bytes]
 """Artifact type, media type and content."""
 
@@ -39,82 +46,93 @@ def attach(registry: Registry, image: Image, artifacts: Sequence[Artifact]) -> l
     two machines write to one image's list in the same moment, the later one's stays, and the other
     one's next `attest` adds what is missing.
     """
-    added = put_artifacts(registry, image, artifacts)
+    put_contents(registry, artifacts)
+    added = put_manifests(registry, image, artifacts)
     list_referrers(registry, image.digest, added)
     return added
 
 
-def put_artifacts(
+def put_contents(
     registry: Registry,
-    image: Image,
     artifacts: Sequence[Artifact],
     *,
     absent: bool = False,
     sessions: Sequence[UploadSession | None] = (),
-) -> list[Referrer]:
-    """Put artifacts that name an image as their subject, listed nowhere yet.
+) -> None:
+    """Put the blobs of artifacts, which name no image yet.
 
-    The image may follow later: registries take both in either order (distribution specification,
-    "Pushing Manifests with Subject"). `absent` content is not asked for before it is sent,
-    through the uploads that were opened for it (`sessions`).
+    `absent` ones are not asked for before they are sent, through the uploads that were opened for
+    them (`sessions`).
+    """
+
+    def put(artifact: Artifact, session: UploadSession | None) -> None:
+        source = bytes_source(artifact[2])
+        registry.put_blob(_content(artifact), source, absent=absent, session=session)
+
+    with ThreadPoolExecutor(len(artifacts)) as pool:
+        list(pool.map(put, artifacts, sessions or [None] * len(artifacts)))
+
+
+def put_manifests(
+    registry: Registry, image: Image, artifacts: Sequence[Artifact]
+) -> list[Referrer]:
+    """Put the manifests of artifacts whose content is there; they are listed nowhere yet.
+
+    They name the image as their subject, and it may follow later: registries take both in either
+    order (distribution specification, "Pushing Manifests with Subject").
     """
     subject = Descriptor(media_type=MANIFEST, digest=image.digest, size=len(image.manifest))
     empty = Descriptor(media_type=EMPTY, digest=digest_of(b"{}"), size=2)
 
-    def put_content(artifact: Artifact, session: UploadSession | None) -> Descriptor:
-        _, media_type, data = artifact
-        descriptor = Descriptor(media_type=media_type, digest=digest_of(data), size=len(data))
-        registry.put_blob(descriptor, bytes_source(data), absent=absent, session=session)
-        return descriptor
-
-    def put_manifest(artifact_type: str, content: Descriptor) -> Referrer:
+    def put(artifact: Artifact) -> Referrer:
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "artifactType": artifact_type,
+            "artifactType": artifact[0],
             "config": empty,
-            "layers": [content],
+            "layers": [_content(artifact)],
             "subject": subject,
         }
         stored = registry.put_manifest(msgspec.json.encode(manifest), MANIFEST)
-        return Referrer(digest=stored.digest, size=stored.size, artifact_type=artifact_type)
+        return Referrer(digest=stored.digest, size=stored.size, artifact_type=artifact[0])
 
-    types = [artifact_type for artifact_type, _, _ in artifacts]
-    opened = sessions or [None] * len(artifacts)
-    with ThreadPoolExecutor(1 + len(artifacts)) as pool:
-        # Beside a new image it is not asked for: the app image's own statements left it there.
-        config = None if absent else pool.submit(registry.put_blob, empty, bytes_source(b"{}"))
-        contents = list(pool.map(put_content, artifacts, opened))
-        if config is not None:
-            config.result()
-            return list(pool.map(put_manifest, types, contents))
+    with ThreadPoolExecutor(len(artifacts)) as pool:
         try:
-            return list(pool.map(put_manifest, types, contents))
+            return list(pool.map(put, artifacts))
         except RegistryError:
+            # Only the first statements of a repository lack it: the others do not ask for it.
             registry.put_blob(empty, bytes_source(b"{}"))
-            return list(pool.map(put_manifest, types, contents))
+            return list(pool.map(put, artifacts))
 
 
-def list_referrers(
-    registry: Registry, digest: str, added: Sequence[Referrer], *, first: bool = False
-) -> None:
-    """List referrers where the registry does not do it by itself.
+def _content(artifact: Artifact) -> Descriptor:
+    _, media_type, data = artifact
+    return Descriptor(media_type=media_type, digest=digest_of(data), size=len(data))
 
-    `first` when the image is not there yet, so that nobody can have listed anything; call again
-    without it once it is, because two machines may have been first at the same time.
+
+def list_referrers(registry: Registry, digest: str, added: Sequence[Referrer]) -> None:
+    """List referrers where the registry does not do it by itself, and make sure they stay."""
+    for _ in range(TRIES):
+        # Another writer may put its own list there in the same moment: so it is read again.
+        if not list_missing(registry, digest, added):
+            return
+    raise RegistryError(f"{registry.url}: too many write to the referrers of {digest} at once")
+
+
+def list_missing(
+    registry: Registry, digest: str, added: Sequence[Referrer], *, listed: Listed | None = None
+) -> bool:
+    """List those referrers that are not listed yet, and return whether there were any.
+
+    `listed` is what `read_list` gave a moment ago.
     """
     with _LISTING:
-        if first and registry.referrers(digest) is None:
-            _put_list(registry, digest, added)
-            return
-        for _ in range(TRIES):
-            listed, from_api = _referrers(registry, digest)
-            missing = [referrer for referrer in added if referrer not in listed]
-            if not missing or from_api:
-                return
-            # Another writer may put its own list there in the same moment: so it is read again.
-            _put_list(registry, digest, [*listed, *missing])
-    raise RegistryError(f"{registry.url}: too many write to the referrers of {digest} at once")
+        listed = listed or read_list(registry, digest)
+        missing = [referrer for referrer in added if referrer not in listed.referrers]
+        if not missing or listed.by_registry:
+            return False
+        _put_list(registry, digest, [*listed.referrers, *missing])
+        return True
 
 
 def _put_list(registry: Registry, digest: str, listed: Sequence[Referrer]) -> None:
@@ -141,28 +159,28 @@ def fallback_tag(digest: str) -> str:
 
 def referrers(registry: Registry, digest: str) -> list[Referrer]:
     """What refers to an image."""
-    return _referrers(registry, digest)[0]
+    return read_list(registry, digest).referrers
 
 
-def _referrers(registry: Registry, digest: str) -> tuple[list[Referrer], bool]:
-    listed = registry.referrers(digest)
-    from_api = listed is not None
-    if listed is None:
+def read_list(registry: Registry, digest: str) -> Listed:
+    """What refers to an image, and who keeps the list of it. Raises `RegistryError`."""
+    index = registry.referrers(digest)
+    by_registry = index is not None
+    if index is None:
         stored = registry.get_manifest(fallback_tag(digest))
-        listed = stored[1] if stored else b'{"manifests":[]}'
+        index = stored[1] if stored else b'{"manifests":[]}'
     try:
-        entries = msgspec.json.decode(listed)["manifests"]
         found = [
             Referrer(
                 digest=entry["digest"],
                 size=entry["size"],
                 artifact_type=entry.get("artifactType", ""),
             )
-            for entry in entries
+            for entry in msgspec.json.decode(index)["manifests"]
         ]
     except (msgspec.MsgspecError, KeyError, TypeError):
         raise RegistryError(f"{registry.url}: the referrers of {digest} are not a list") from None
-    return found, from_api
+    return Listed(referrers=found, by_registry=by_registry)
 
 
 def read_artifact(registry: Registry, referrer: Referrer, subject: str) -> tuple[str, bytes]:

@@ -1,4 +1,4 @@
-"""Bills of materials in CycloneDX: written, read, and put into a statement to be signed."""
+"""Bills of materials in CycloneDX: written, read, and stated for signing."""
 
 from __future__ import annotations
 

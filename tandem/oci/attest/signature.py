@@ -16,7 +16,7 @@ ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 
 
 def signing_key(env: Mapping[str, str] = os.environ) -> Any | None:
-    """The signer of TANDEM_SIGNING_KEY (a PEM private key), or None when it is not set."""
+    """The signer of TANDEM_SIGNING_KEY (a PEM private key), or None if unset."""
     text = env.get("TANDEM_SIGNING_KEY", "")
     if not text.strip():
         return None
@@ -35,7 +35,7 @@ def signing_key(env: Mapping[str, str] = os.environ) -> Any | None:
 
 
 def checking_key(env: Mapping[str, str] = os.environ) -> Any | None:
-    """The public key of TANDEM_VERIFY_KEY (PEM), else that of the signing key, else None."""
+    """The public key of TANDEM_VERIFY_KEY (PEM), else of the signing key, or None."""
     text = env.get("TANDEM_VERIFY_KEY", "")
     if not text.strip():
         signer = signing_key(env)
@@ -60,7 +60,10 @@ def sign(statement: bytes, signer: Any) -> bytes:
 
 
 def opened(envelope: bytes, key: Any | None) -> tuple[bytes, bool | None]:
-    """The statement in a DSSE envelope, and whether `key` signed it (None without a key)."""
+    """The statement in a DSSE envelope, and whether `key` signed it.
+
+    The second is None without a key.
+    """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import FormatError, VerificationError
 

@@ -1,4 +1,4 @@
-"""Make the statements about an image and put them beside it, where they are missing."""
+"""Make the statements about an image, and attach those that are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a key signed about an image: the statements that are trusted, and what is wrong."""
+"""What a key signed about an image, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def signed(registry: Registry, digest: str, artifact_type: str, key: Any) -> Ite
 def signed_provenance(
     registry: Registry, image: Image, digest: str, key: Any
 ) -> tuple[bytes | None, list[str]]:
-    """The first provenance signed by `key` that is right about the image; else what is wrong.
+    """The first provenance signed by `key` that fits the image, or what is wrong.
 
     One of another image, signed by the same key and put here, is not in the way of the right one.
     """
@@ -66,7 +66,7 @@ def signed_bill(registry: Registry, digest: str, key: Any) -> bytes | None:
 
 
 def require_signed(registry: Registry, digest: str, key: Any) -> None:
-    """Raise `RegistryError` unless `key` signed a provenance and a bill of materials of this image.
+    """Raise `RegistryError` unless `key` signed both statements of this image.
 
     Raises `RegistryError` too when the registry cannot be asked.
     """

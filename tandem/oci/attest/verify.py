@@ -18,7 +18,7 @@ from tandem.oci.pull import pull
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that `verify` looked at. `ok` is None where there was nothing to compare with."""
+    """One result of `verify`; `ok` is None where nothing could be compared."""
 
     name: str
     ok: bool | None
@@ -119,10 +119,10 @@ def _materials(registry: Registry, digest: str, key: Any | None) -> Finding:
                 text = "no bill of materials signed by the key that is set is attached"
                 return Finding(name="sbom", ok=False, text=text)
         else:
-            found = find(registry, digest, SBOM)
-            if found is None:
+            artifact = find(registry, digest, SBOM)
+            if artifact is None:
                 return Finding(name="sbom", ok=False, text="no bill of materials is attached")
-            document = bill_document(*found)
+            document = bill_document(*artifact)
         count = len(components_of(document))
     except (RegistryError, msgspec.MsgspecError, KeyError, AttributeError, TypeError) as problem:
         text = f"the bill of materials cannot be read: {problem}"
@@ -136,11 +136,11 @@ def _provenance(registry: Registry, image: Image, digest: str, key: Any | None) 
     if key is not None:
         return _signed_findings(registry, image, digest, key)
     try:
-        found = find(registry, digest, PROVENANCE)
-        if found is None:
+        artifact = find(registry, digest, PROVENANCE)
+        if artifact is None:
             text = "no provenance is attached"
             return [Finding(name="provenance", ok=False, text=text), signature]
-        media_type, data = found
+        media_type, data = artifact
         if media_type == ENVELOPE:
             data, _ = opened(data, None)
             text = "the provenance is signed; no key is set to check it"
@@ -175,19 +175,19 @@ def _signed_findings(registry: Registry, image: Image, digest: str, key: Any) ->
             Finding(name="signature", ok=True, text=signature),
         ]
     try:
-        found = find(registry, digest, PROVENANCE)
+        artifact = find(registry, digest, PROVENANCE)
     except RegistryError as problem:
         text = f"the provenance cannot be read: {problem}"
         return [
             Finding(name="provenance", ok=False, text=text),
             Finding(name="signature", ok=False, text="the provenance is not signed"),
         ]
-    if found is None:
+    if artifact is None:
         return [
             Finding(name="provenance", ok=False, text="no provenance is attached"),
             Finding(name="signature", ok=False, text="the provenance is not signed"),
         ]
-    how = " by the key that is set" if found[0] == ENVELOPE else ""
+    how = " by the key that is set" if artifact[0] == ENVELOPE else ""
     return [
         Finding(name="provenance", ok=None, text="not compared: it is not signed by a trusted key"),
         Finding(name="signature", ok=False, text=f"the provenance is not signed{how}"),

@@ -56,7 +56,7 @@ class _TagList(msgspec.Struct):
 
 
 class RemoteRegistry:
-    """`HOST/REPOSITORY`; nothing is contacted before the first call. Safe for several threads."""
+    """`HOST/REPOSITORY`, contacted at the first call; safe for several threads."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class RemoteRegistry:
             page = urljoin(self._address.api("tags/list"), next_page[1])
 
     def delete(self, reference: str) -> None:
-        """Remove a tag or a manifest. Where tags cannot be deleted alone, it moves away first."""
+        """Remove a tag or a manifest; a tag is moved away first where it must be."""
         by_digest = bool(DIGEST.fullmatch(reference))
         accept = (200, 202, 404, 405) if by_digest else (200, 202, 400, 404, 405)
         response = self._ask("DELETE", f"manifests/{reference}", accept=accept)
@@ -309,7 +309,7 @@ class RemoteRegistry:
 
 
 def open_reference(text: str) -> tuple[RemoteRegistry, str]:
-    """The registry and the tag or digest that an image reference names, as Docker reads it.
+    """The registry and the tag or digest of an image reference, as Docker reads it.
 
     `python:3.11-slim` is `docker.io/library/python:3.11-slim`. Raises `SettingError`.
     """

@@ -1,4 +1,4 @@
-"""Logins to a registry as it challenges for them: none, basic, bearer tokens, Azure's."""
+"""Logins to a registry, as it challenges: basic, bearer tokens, Azure accounts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Token(msgspec.Struct):
 
 
 class Login:
-    """What a registry is told about who asks; safe to use from several threads."""
+    """The login that goes with each request; safe to use from several threads."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Login:
         self.host = host
         self._send = send
         self._plain = plain
-        self._found: Credentials | None = credentials
+        self._known: Credentials | None = credentials
         self._looked = credentials is not None
         self._azure_credential = azure_credential
         self._azure_refresh: _Token | None = None
@@ -57,7 +57,7 @@ class Login:
         self._tokens: dict[str, _Token] = {}
 
     def header(self, scope: str) -> str | None:
-        """The Authorization header for a request that needs `scope`; None before any challenge."""
+        """The Authorization header for a `scope`; None before any challenge."""
         with self._lock:
             if self._basic:
                 return self._basic
@@ -69,7 +69,7 @@ class Login:
             return f"Bearer {token.value}"
 
     def challenged(self, challenge: str, scope: str, refused: str | None) -> None:
-        """Take in the WWW-Authenticate header of a 401 answer to a request sent with `refused`.
+        """Take in the WWW-Authenticate header of a 401 to a request with `refused`.
 
         Raises `RegistryError` when there is nothing more to try.
         """
@@ -78,47 +78,47 @@ class Login:
             if kind.lower() == "basic":
                 credentials = self._credentials()
                 if credentials is None or not credentials.username:
-                    raise RegistryError(self._wanted())
+                    raise RegistryError(self._login_required())
                 if refused == credentials.basic:
                     raise RegistryError(f"{self.host} refuses the login of {credentials.username}")
                 self._basic = credentials.basic
                 return
             if kind.lower() != "bearer":
                 raise RegistryError(
-                    f"{self.host} asks for a login by {kind or 'no method at all'}: "
-                    "basic and bearer are known here"
+                    f"{self.host} asks for a login by {kind or 'no method'}, which is not "
+                    "supported: expected basic or bearer"
                 )
-            found = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-            realm = urlsplit(found.get("realm", ""))
+            fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+            realm = urlsplit(fields.get("realm", ""))
             if realm.scheme != "https" and not (self._plain and realm.scheme == "http"):
                 raise RegistryError(
-                    f"{self.host} sends logins to {realm.scheme}://: https is wanted"
+                    f"{self.host} sends logins to {realm.scheme}://: expected https"
                 )
-            self._bearer = found
+            self._bearer = fields
             token = self._tokens.get(scope)
             # Another thread may have fetched a new one while this request was on its way.
             if token is not None and refused == f"Bearer {token.value}":
                 del self._tokens[scope]
 
     def for_others(self) -> Credentials | None:
-        """What another program can log in with; of an Azure account, a password for three hours."""
+        """What another program can log in with; for Azure, valid for three hours."""
         with self._lock:
             credentials = self._credentials()
             if credentials is None and self.host.endswith(AZURE_DOMAINS):
                 return Credentials(AZURE_NOBODY, self._azure_token())
             return credentials
 
-    def _wanted(self) -> str:
+    def _login_required(self) -> str:
         return (
-            f"{self.host} wants a login: set TANDEM_REGISTRY_USERNAME and "
+            f"{self.host} requires a login: set TANDEM_REGISTRY_USERNAME and "
             f"TANDEM_REGISTRY_PASSWORD, or run `docker login {self.host}`"
         )
 
     def _credentials(self) -> Credentials | None:
         if not self._looked:
-            self._found = find_credentials(self.host)
+            self._known = find_credentials(self.host)
             self._looked = True
-        return self._found
+        return self._known
 
     def _fetch(self, scope: str) -> _Token:
         """A token for a scope, as the registry's token server gives it."""
@@ -139,20 +139,20 @@ class Login:
                 headers["Authorization"] = credentials.basic
             join = "&" if "?" in realm else "?"
             # One `scope` for each repository; a registry may want several.
-            query = [("service", fields["service"]), *(("scope", one) for one in scope.split())]
+            query = [("service", fields["service"]), *(("scope", part) for part in scope.split())]
             status, body = self._send("GET", realm + join + urlencode(query), headers, None)
         if status in (401, 403):
             who = (credentials.username if credentials else "") or "this account"
             raise RegistryError(
                 f"{self.host} refuses the login of {who} for {scope}"
                 if credentials or refresh
-                else self._wanted()
+                else self._login_required()
             )
-        found = self._answer(status, body)
-        token = found.get("token") or found.get("access_token")
+        answer = self._answer(status, body)
+        token = answer.get("token") or answer.get("access_token")
         if not isinstance(token, str) or not token:
             raise RegistryError(f"the token server of {self.host} gave no token")
-        lives = found.get("expires_in")
+        lives = answer.get("expires_in")
         seconds = lives if isinstance(lives, int) and lives > 0 else SHORTEST_TOKEN
         # A little early, so that a request never sets out with a token about to run out.
         return _Token(token, self._clock() + seconds * 0.8)
@@ -186,7 +186,7 @@ class Login:
         token = self._answer(status, body).get("refresh_token")
         if not isinstance(token, str) or not token:
             raise RegistryError(f"{self.host} gave no token for this Azure account")
-        # Good for three hours, says Azure; asked again after one.
+        # Azure's tokens are good for three hours; asked again after one.
         self._azure_refresh = _Token(token, self._clock() + 3600)
         return token
 
@@ -196,9 +196,9 @@ class Login:
 
     def _answer(self, status: int, body: bytes) -> dict[str, Any]:
         try:
-            found = msgspec.json.decode(body)
+            answer = msgspec.json.decode(body)
         except msgspec.MsgspecError:
-            found = None
-        if status != 200 or not isinstance(found, dict):
+            answer = None
+        if status != 200 or not isinstance(answer, dict):
             raise RegistryError(f"the token server of {self.host} answers {status}")
-        return found
+        return answer

@@ -55,7 +55,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_address(url: str) -> Address:
-    """The repository that `HOST/REPOSITORY` names. Raises `SettingError` for any other form."""
+    """The repository that `HOST/REPOSITORY` names; raises `SettingError`."""
     host, slash, repository = url.partition("/")
     if not slash or not HOST.fullmatch(host) or not REPOSITORY.fullmatch(repository):
         raise SettingError(
@@ -66,9 +66,10 @@ def parse_address(url: str) -> Address:
 
 
 def parse_reference(text: str) -> tuple[Address, str]:
-    """The repository and the tag or digest that an image reference names, as Docker reads it.
+    """The repository and the tag or digest of an image reference.
 
-    `python:3.11-slim` is `docker.io/library/python:3.11-slim`. Raises `SettingError`.
+    As Docker reads it, `python:3.11-slim` is `docker.io/library/python:3.11-slim`. Raises
+    `SettingError`.
     """
     name, at, digest = text.partition("@")
     tag = ""
@@ -88,7 +89,7 @@ def parse_reference(text: str) -> tuple[Address, str]:
 
 
 def is_plain(host: str) -> bool:
-    """Whether a registry is asked by http: on loopback, or as TANDEM_REGISTRY_INSECURE tells.
+    """Whether http is used: on loopback, or by TANDEM_REGISTRY_INSECURE.
 
     The variable holds `1` (any registry), `0` (none, not even on loopback), or host names.
     """

@@ -1,4 +1,4 @@
-"""How long a failing registry is tried again, beside the client that sends the requests."""
+"""Retries with back-off, beside the client that sends the requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Unavailable(Exception):
 
 
 class Retry:
-    """The policy for one registry: patience in seconds, and the clock it is measured by."""
+    """The policy for one registry; `patience` in seconds of `clock`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Retry:
 
 
 class Backoff:
-    """How long one operation has been failing, and how long to wait before its next try."""
+    """How long one operation has been failing, and the pause before its next try."""
 
     def __init__(self, policy: Retry, what: str) -> None:
         self._policy = policy

@@ -1,4 +1,4 @@
-"""One HTTP request to a registry: connections, logins, redirects, and answers put into words."""
+"""One HTTP request to a registry: connections, logins, redirects, errors."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Connection:
 
 
 class Transport:
-    """Requests to one repository, with a login where one is asked for. Nothing is repeated."""
+    """Requests to one repository, with a login where asked; nothing is repeated."""
 
     def __init__(self, address: Address, connection: Connection, login: Login) -> None:
         self.address = address
@@ -175,7 +175,7 @@ def unreachable(problem: Exception) -> Unavailable:
     """Why no answer came back, and whether that can change by itself."""
     permanent = isinstance(problem, SSLError)
     if isinstance(problem, NameResolutionError):
-        reason = "its name is unknown here"
+        reason = "its name cannot be resolved"
         permanent = f"[Errno {socket.EAI_AGAIN}]" not in str(problem)
     elif isinstance(problem, NewConnectionError):
         reason = "it cannot be reached"

@@ -1,4 +1,4 @@
-"""Blobs on their way up: opened, mounted, sent whole or in pieces, and resumed after a break."""
+"""Uploads of blobs: mounted, whole or in pieces, resumed after a break."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Uploads:
         session: UploadSession | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Upload a blob, resuming it while that can help; returns the bytes that were sent."""
+        """Upload a blob, resumed while that can help; returns the bytes sent."""
         upload = _BlobUpload(self, descriptor, source, progress, session)
         self._retry.call(upload.run, f"upload of {descriptor.digest}")
         return upload.sent
@@ -275,7 +275,7 @@ class _BlobUpload:
 
 
 def _received(response: Response) -> int:
-    """How many bytes the registry has: `Range: 0-LAST`, where 0-0 also stands for none."""
+    """How many bytes the registry has: `Range: 0-LAST`; 0-0 also means none."""
     match = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", "0-0").strip())
     if not match:
         raise _SessionLost

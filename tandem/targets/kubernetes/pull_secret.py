@@ -25,7 +25,7 @@ def pull_secret(registry: Registry, app: str, namespace: str, setting: str) -> O
 
     Raises `SettingError` for a registry that no cluster can pull from.
     """
-    if registry.url.startswith("oci:"):
+    if not registry.host:
         raise SettingError(
             f"TANDEM_REGISTRY={registry.url}: a cluster cannot pull from a folder, "
             "expected HOST/REPOSITORY"

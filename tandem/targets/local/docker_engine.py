@@ -42,7 +42,7 @@ def ensure_image(client: Any, registry: Registry, digest: str, progress: Say) ->
     import docker.errors
 
     reference = registry.reference(digest)
-    if registry.url.startswith("oci:"):
+    if not registry.host:
         return _load(client, registry, digest, progress)
     try:
         client.images.get(reference)

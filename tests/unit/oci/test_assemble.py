@@ -281,8 +281,8 @@ def test_base_of_this_python_is_taken():
     [
         ({"os": "windows"}, "is for windows"),
         ({"architecture": "s390x"}, "is for linux/s390x"),
-        ({}, "does not say which Python"),
-        ({"env": {"PYTHON_VERSION": "unknown"}}, "does not say which Python"),
+        ({}, "does not state which Python"),
+        ({"env": {"PYTHON_VERSION": "unknown"}}, "does not state which Python"),
     ],
 )
 def test_base_of_the_wrong_kind_is_refused_with_the_reason(settings, why):

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from tandem.errors import BuildError
-from tandem.oci import LAYER_GZIP, LAYER_TAR
+from tandem.oci import LAYER_GZIP, LAYER_TAR, open_registry
 from tandem.oci.compress import compress_fast, compress_small
 from tandem.oci.layer import make_layer, model_layer
+from tandem.oci.merge import merge
 from tandem.oci.spool import spool, sweep, writing
 from tandem.oci.tar import Entry, data_entry, folder_entries, ordered
+from tandem.oci.unpack import unpack_layer
 
 
 def content(built) -> bytes:
@@ -157,10 +159,24 @@ def test_model_that_does_not_shrink_is_stored_plain_and_writes_nothing(tmp_path)
     assert built.layer.descriptor.media_type == LAYER_TAR
     assert not (tmp_path / "out").exists()
     found = members(content(built))
-    assert [(one.name, one.mode) for one in found] == [
-        ("model", 0o755),
-        ("model/model.onnx", 0o444),
+    assert [(one.name, one.mode, one.linkname) for one in found] == [
+        ("model", 0o777, "models"),
+        ("models", 0o755, ""),
+        ("models/model.onnx", 0o444, ""),
     ]
+
+
+def test_model_is_found_by_the_app_and_by_readers_of_model_images(tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "model.onnx").write_bytes(b"weights")
+    built = model_layer(tmp_path / "package", into=tmp_path / "out")
+    registry = open_registry(f"oci:{tmp_path}/images")
+    registry.put_blob(built.layer.descriptor, built.open)
+    layer = unpack_layer(registry, built.layer, tmp_path / "layer")
+    (tmp_path / "root").mkdir()
+    merge([layer], tmp_path / "root")
+    assert (tmp_path / "root/model/model.onnx").read_bytes() == b"weights"
+    assert (tmp_path / "root/models/model.onnx").read_bytes() == b"weights"
 
 
 def test_model_that_shrinks_is_compressed(tmp_path):

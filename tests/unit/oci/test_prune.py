@@ -12,6 +12,7 @@ from tandem.oci.attest.referrers import fallback_tag
 from tandem.oci.attest.statements import attest
 from tandem.oci.blobs import bytes_source
 from tandem.oci.components import Component
+from tandem.oci.model_pack import ModelDescription, put_model_pack
 from tandem.oci.prune import prune
 from tandem.oci.pull import pull
 from tandem.oci.push import push
@@ -98,3 +99,14 @@ def test_second_clean_up_finds_nothing(registry, images):
 def test_clean_up_that_would_keep_nothing_is_refused(registry, images):
     with pytest.raises(RegistryError, match="at least 1"):
         prune(registry, digests(images), app="digits", keep=[], number=0)
+
+
+def test_model_pack_goes_with_the_last_image_that_has_its_layer(registry, images):
+    for number, image in enumerate(images):
+        model = ModelDescription(name="digits", version=number, format="onnx")
+        put_model_pack(registry, image.layers[-1], model)
+    prune(registry, digests(images), app="digits", keep=[], number=2, dry_run=True)
+    assert len([tag for tag in registry.tags() if tag.startswith("model-")]) == 5
+    prune(registry, digests(images), app="digits", keep=[], number=2)
+    kept = [tag for tag in registry.tags() if tag.startswith("model-")]
+    assert kept == ["model-digits-v0", "model-digits-v1"]

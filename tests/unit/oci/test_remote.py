@@ -94,7 +94,7 @@ def test_name_that_does_not_exist_is_one_line_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     slept: list[float] = []
     registry = RemoteRegistry("registry.invalid/app", sleep=slept.append, patience=1)
-    with pytest.raises(RegistryError, match=r"its name is unknown here|cannot be reached"):
+    with pytest.raises(RegistryError, match=r"its name cannot be resolved|cannot be reached"):
         registry.tags()
 
 
@@ -221,13 +221,13 @@ def test_other_programs_log_in_to_azure_with_the_registry_token(azure):
 
 def test_login_is_not_sent_to_a_token_server_without_https(azure):
     challenge = CHALLENGE.replace("https", "http")
-    with pytest.raises(RegistryError, match="https is wanted"):
+    with pytest.raises(RegistryError, match="expected https"):
         azure.login().challenged(challenge, "a", None)
 
 
 @pytest.mark.parametrize("challenge", ["", "Negotiate", "Digest realm=x"])
 def test_login_of_an_unknown_kind_is_said(azure, challenge):
-    with pytest.raises(RegistryError, match="basic and bearer are known"):
+    with pytest.raises(RegistryError, match="expected basic or bearer"):
         azure.login().challenged(challenge, "a", None)
 
 
