@@ -433,3 +433,22 @@ def test_a_model_is_recorded_from_the_command_line(packages, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
+
+
+def test_the_short_way_of_a_plain_question_gives_the_answer_of_the_long_one(shop):
+    client = shop()
+    body = json.dumps({"rows": [FLOWER]}).encode()
+    kind = {"Content-Type": "application/json"}
+    short = client.ask("POST", "/score", body, kind)
+    long = client.ask("POST", "/score", body, {**kind, "X-Request-ID": "abc"})
+    assert (short.status, long.status) == (200, 200)
+    assert set(short.headers) == set(long.headers)
+    assert short.json["predictions"] == long.json["predictions"]
+    assert long.headers["x-request-id"] == "abc"
+    assert len(short.headers["x-request-id"]) == 32
+    refused = client.ask("POST", "/score", b"{", kind)
+    assert (refused.status, refused.json["request_id"]) == (400, refused.headers["x-request-id"])
+    seen = client.get("/metrics").body.decode()
+    assert 'tandem_requests_total{path="/score",status="200"} 2.0' in seen
+    assert 'tandem_requests_total{path="/score",status="400"} 1.0' in seen
+    assert "tandem_requests_busy 1.0" in seen
