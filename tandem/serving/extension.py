@@ -18,8 +18,9 @@ from flask import Flask, current_app, has_app_context, request, request_started
 from tandem.serving import app_routes
 from tandem.serving.adapters import InputAdapter
 from tandem.serving.addresses import Addresses
+from tandem.serving.exchange import RULE, Start
 from tandem.serving.logs import Log
-from tandem.serving.middleware import RULE, Middleware, Start
+from tandem.serving.middleware import Middleware
 from tandem.serving.model import Model, load
 from tandem.serving.predictions import AppModel
 from tandem.serving.problems import Problem

@@ -176,6 +176,24 @@ def test_an_answer_that_is_made_while_it_is_sent_is_counted_at_its_end(shop):
     assert "tandem_requests_busy 1.0" in client.get("/metrics").body.decode()
 
 
+def test_an_answer_that_breaks_off_is_counted_and_gives_its_place_back(shop):
+    app = Flask("breaks", static_folder=None)
+
+    @app.get("/parts")
+    def parts() -> Response:
+        def made():
+            yield "0"
+            raise ConnectionError("lost")
+
+        return Response(made())
+
+    client = shop(app, threads=4, patience_seconds=0.0)
+    for _ in range(10):
+        with pytest.raises(ConnectionError, match="lost"):
+            client.get("/parts")
+    assert 'path="/parts",status="200"} 10.0' in client.get("/metrics").body.decode()
+
+
 def test_a_fault_of_the_app_is_the_app_s_to_answer_and_a_test_sees_it(shop):
     app = shop_app()
     client = shop(app)
