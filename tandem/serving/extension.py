@@ -39,8 +39,9 @@ class Tandem:
 
     `adapters` are the app's own fields of POST /score. `public` are paths of the app that need no
     key where the service has keys ("/static/" stands for all below it). `usual_places=False` leaves
-    the addresses below /_tandem alone. `recorded_model` is the folder, beside the app, of the model
-    that answers where TANDEM_MODEL is not set: in tests and in `flask run`.
+    the addresses below /_tandem alone. `recorded_model` is the folder, relative to the
+    app's or to the current one, of the model that answers where TANDEM_MODEL is not set: in tests
+    and in `flask run`.
     """
 
     def __init__(
