@@ -32,7 +32,7 @@ from typing import Any
 from measure import Figures, in_turn
 
 REPOSITORY = Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "serving")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 from support.asking import free_port  # noqa: E402
 

@@ -11,13 +11,15 @@ from serving.pictures import Bounds, Pictures
 from tandem.serving import Tandem
 from tandem.serving.routes import page_file
 
-PAGE = Path(__file__).parent / "page"
+HERE = Path(__file__).parent
+PAGE = HERE / "page"
 
-app = Flask("digits", static_folder=None)
+app = Flask("digits", static_folder=None, root_path=str(HERE))
 tandem = Tandem(
     app,
     adapters=[Pictures(Bounds.read(os.environ))],
     public=["/", "/draw.js", "/draw.css"],
+    recorded_model="../models/digits/recorded",  # not packed: for tests and `flask run`
 )
 
 

@@ -18,8 +18,9 @@ from flask import Flask, current_app, has_app_context, request, request_started
 from tandem.serving import app_routes
 from tandem.serving.adapters import InputAdapter
 from tandem.serving.addresses import Addresses
+from tandem.serving.exchange import RULE, Start
 from tandem.serving.logs import Log
-from tandem.serving.middleware import RULE, Middleware, Start
+from tandem.serving.middleware import Middleware
 from tandem.serving.model import Model, load
 from tandem.serving.predictions import AppModel
 from tandem.serving.problems import Problem
@@ -38,8 +39,9 @@ class Tandem:
 
     `adapters` are the app's own fields of POST /score. `public` are paths of the app that need no
     key where the service has keys ("/static/" stands for all below it). `usual_places=False` leaves
-    the addresses below /_tandem alone. `recorded_model` is the folder, beside the app, of the model
-    that answers where TANDEM_MODEL is not set: in tests and in `flask run`.
+    the addresses below /_tandem alone. `recorded_model` is the folder, relative to the
+    app's or to the current one, of the model that answers where TANDEM_MODEL is not set: in tests
+    and in `flask run`.
     """
 
     def __init__(

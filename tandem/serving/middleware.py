@@ -7,10 +7,7 @@ in the log and the span.
 from __future__ import annotations
 
 import io
-import itertools
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from threading import get_ident
 from time import perf_counter
@@ -19,25 +16,27 @@ from typing import Any
 from tandem.serving import problems
 from tandem.serving.addresses import Address
 from tandem.serving.admission import Gate
-from tandem.serving.bodies import JSON, Bodies, content_length, has_body, json_body
+from tandem.serving.bodies import JSON, content_length, has_body, json_body
+from tandem.serving.exchange import REQUEST_ID, WHOLE_BYTES, Exchange, Shared, Start, close
 from tandem.serving.headers import FOR_PROGRAMS
 from tandem.serving.problems import Problem
 from tandem.serving.score import QUICK_BYTES
 from tandem.serving.service import Service
-from tandem.serving.traces import Span
 
-REQUEST_ID = "tandem.request_id"
-RULE = "tandem.rule"
-"""Where the extension notes the app's URL rule that a request matched."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # What of a head cannot be refused here, as WSGI does not show it: a line that ends with LF alone,
 # which the server takes (RFC 9112 section 2.2 permits that), and how a name was spelt.
-WHOLE_BYTES = 1 << 20
-"""An app's answers up to this size are handed on whole, longer ones as they come."""
 
-Start = Callable[..., Any]
 Wsgi = Callable[[dict[str, Any], Start], Iterable[bytes]]
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}\Z")
+_UNUSUAL = frozenset(
+    {
+        "HTTP_X_REQUEST_ID",
+        "HTTP_CONTENT_LENGTH",
+        "HTTP_CONTENT_TYPE",
+        "HTTP_CONTENT_ENCODING",
+        "HTTP_INFERENCE_HEADER_CONTENT_LENGTH",
+    }
+)
 
 
 class Middleware:
@@ -60,18 +59,24 @@ class Middleware:
         self._traces = service.traces
         settings = service.settings
         self._limit = settings.max_body_bytes
-        self.bodies = Bodies(max(1, settings.threads // 3), settings.body_seconds)
+        self._shared = shared = Shared(service)
+        self.bodies = shared.bodies
         self._began = self.bodies.began
         # An app's own routes leave threads free for health and for what is refused.
         most = max(1, settings.threads - settings.threads // 4)
         self._app_gate = Gate(most, settings.threads, settings.patience_seconds)
         # Called before what may keep this thread for longer than a quick prediction.
         self.step_down: Callable[[], None] = lambda: None
-        self._prefix = os.urandom(8).hex()
-        self._numbers = itertools.count(int.from_bytes(os.urandom(6), "big"))
+        # What nearly all requests ask, where nothing has to be asked about them first.
+        scoring = service.scoring
+        free = service.access.free and service.traces is None
+        self._quick = scoring.by_path if scoring is not None and free else {}
 
     def __call__(self, environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-        exchange = _Exchange(self, environ, start_response)
+        score = self._quick.get(environ["PATH_INFO"])
+        if score is not None and self._is_plain(environ):
+            return self._answer_quickly(score, environ, start_response)
+        exchange = Exchange(self._shared, environ, start_response, perf_counter())
         try:
             answer = self._answer(environ, exchange)
         except BaseException:
@@ -82,7 +87,69 @@ class Middleware:
             return answer
         return exchange.streaming(answer)
 
-    def _answer(self, environ: dict[str, Any], exchange: _Exchange) -> Iterable[bytes]:
+    def _is_plain(self, environ: dict[str, Any]) -> bool:
+        """Whether nothing about this request is unusual: it may go the short way."""
+        length = environ.get("CONTENT_LENGTH", "")
+        return (
+            environ["REQUEST_METHOD"] == "POST"
+            and environ.get("CONTENT_TYPE") == JSON
+            and length.isdecimal()
+            and len(length) < 6
+            and int(length) <= QUICK_BYTES
+            and "," not in environ.get("HTTP_HOST", ",")
+            and environ["HTTP_HOST"] != ""
+            and _UNUSUAL.isdisjoint(environ)
+            and not self.bodies.pressed
+            and not self._draining.is_set()
+        )
+
+    def _answer_quickly(
+        self, score: Callable[[bytes], bytes], environ: dict[str, Any], start_response: Start
+    ) -> list[bytes]:
+        """As `_score` in an exchange of its own, without what a plain request does not need."""
+        began = perf_counter()
+        thread = get_ident()
+        at_work = self._began
+        at_work[thread] = began
+        scoring = self._scoring
+        assert scoring is not None  # noqa: S101 - it has this path
+        try:
+            body = environ["tandem.body"] = self.bodies.read(
+                environ["wsgi.input"], int(environ["CONTENT_LENGTH"]), self._limit
+            )
+            gate = scoring.gate_for(body)
+            if gate is not scoring.quick_gate:
+                self._slow()
+            entered = self._enter(gate)
+            try:
+                content = score(body)
+            finally:
+                gate.leave(entered)
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever it is
+            exchange = Exchange(self._shared, environ, start_response, began)
+            if not isinstance(error, Problem):
+                error = self.service.failed(error, exchange.request_id)
+            answer = self._refused(error, environ, exchange)
+            exchange.close()
+            return answer
+        request_id = environ[REQUEST_ID] = self._shared.new_id()
+        headers = [
+            ("Content-Type", JSON),
+            ("Content-Length", str(len(content))),
+            *FOR_PROGRAMS,
+            ("X-Request-ID", request_id),
+        ]
+        start_response("200 OK", headers)
+        del at_work[thread]
+        seconds = perf_counter() - began
+        path = environ["PATH_INFO"]
+        self._metrics.ended(self._address_of(path).number, 200, seconds, len(at_work))
+        if self._log.requests:
+            client = self._access.address(environ)
+            self._log.add(("POST", path, 200, seconds, client, request_id, None))
+        return [content]
+
+    def _answer(self, environ: dict[str, Any], exchange: Exchange) -> Iterable[bytes]:
         """The answer, or a problem where the request does not get that far."""
         address = exchange.address
         method = environ["REQUEST_METHOD"]
@@ -109,7 +176,7 @@ class Middleware:
             failure = self.service.failed(error, exchange.request_id)
             return self._refused(failure, environ, exchange)
 
-    def _score(self, environ: dict[str, Any], exchange: _Exchange) -> list[bytes]:
+    def _score(self, environ: dict[str, Any], exchange: Exchange) -> list[bytes]:
         if not self._access.free:
             self._access.admit(environ)
         body = self._body(environ)
@@ -132,7 +199,7 @@ class Middleware:
         exchange.start("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(content)))])
         return [content]
 
-    def _answer_of_app(self, environ: dict[str, Any], exchange: _Exchange) -> Iterable[bytes]:
+    def _answer_of_app(self, environ: dict[str, Any], exchange: Exchange) -> Iterable[bytes]:
         self._slow()
         if exchange.address.key and not self._access.free:
             self._access.admit(environ)
@@ -180,7 +247,7 @@ class Middleware:
             environ["tandem.unknown_caller"] = True
 
     @staticmethod
-    def _refused(problem: Problem, environ: dict[str, Any], exchange: _Exchange) -> list[bytes]:
+    def _refused(problem: Problem, environ: dict[str, Any], exchange: Exchange) -> list[bytes]:
         # What is left of the body must not be taken for the next request.
         exchange.closes = has_body(environ) and "tandem.body" not in environ
         exchange.own = True
@@ -193,154 +260,10 @@ class Middleware:
         exchange.start(f"{problem.status} {HTTPStatus(problem.status).phrase}", headers)
         return [content]
 
-    def new_id(self) -> str:
-        """An id for a request that brings none: 32 hex digits, unlike any other."""
-        return f"{self._prefix}{next(self._numbers):016x}"
-
-
-class _Exchange:
-    """One request and its answer, from the first look to the count."""
-
-    __slots__ = (
-        "_began",
-        "_middleware",
-        "_span",
-        "_start_response",
-        "_status",
-        "_thread",
-        "address",
-        "closes",
-        "entered",
-        "environ",
-        "gate",
-        "length",
-        "own",
-        "request_id",
-    )
-
-    def __init__(
-        self, middleware: Middleware, environ: dict[str, Any], start_response: Start
-    ) -> None:
-        self._began = began = perf_counter()
-        self._middleware = middleware
-        self._start_response = start_response
-        self._status = 500
-        self._thread = thread = get_ident()
-        self._span: Span | None = None
-        self.environ = environ
-        self.address = address = middleware._address_of(environ["PATH_INFO"])
-        self.own = address.name is not None
-        self.closes = False
-        self.gate: Gate | None = None
-        self.entered = 0.0
-        self.length = 0
-        """Bytes of the answer as its head says, more than any where it does not."""
-        given = environ.get("HTTP_X_REQUEST_ID")
-        self.request_id = given if given and _SANE_ID.match(given) else middleware.new_id()
-        environ[REQUEST_ID] = self.request_id
-        if middleware._traces is not None and not address.quiet:
-            self._span = middleware._traces.begin(environ.get("HTTP_TRACEPARENT", ""))
-        middleware._began[thread] = began
-
-    def start(
-        self, line: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], Any]:
-        """What the app calls: PEP 3333's start_response, with the headers of every answer."""
-        middleware = self._middleware
-        self._status = int(line[:3])
-        if self.own:
-            if "tandem.people" not in self.environ:
-                headers += FOR_PROGRAMS
-        else:
-            lengths = [value for name, value in headers if name.lower() == "content-length"]
-            self.length = int(lengths[0]) if lengths else WHOLE_BYTES + 1
-        headers.append(("X-Request-ID", self.request_id))
-        if self.closes or middleware.bodies.pressed or middleware._draining.is_set():
-            headers.append(("Connection", "close"))
-        if exc_info is None:
-            write: Callable[[bytes], Any] = self._start_response(line, headers)
-        else:
-            write = self._start_response(line, headers, exc_info)
-        return write
-
-    def streaming(self, answer: Iterable[bytes]) -> Iterable[bytes]:
-        """An answer that is made while it is sent; the exchange lasts as long."""
-        return _Streamed(answer, self)
-
-    def close(self) -> None:
-        """The answer is made: count it, and write it down."""
-        middleware, environ, address = self._middleware, self.environ, self.address
-        if self.gate is not None:
-            self.gate.leave(self.entered)
-        began = middleware._began
-        began.pop(self._thread, None)
-        seconds = perf_counter() - self._began
-        number = address.number if address.name is not None else self._route()
-        status = self._status
-        middleware._metrics.ended(number, status, seconds, len(began))
-        if address.quiet:
-            return
-        span = self._span
-        if span is not None:
-            self._end_span(span, number)
-        log = middleware._log
-        if log.requests:
-            log.request(
-                environ["REQUEST_METHOD"],
-                environ["PATH_INFO"],
-                status,
-                seconds,
-                middleware._access.address(environ),
-                self.request_id,
-                span.trace_id if span is not None else None,
-            )
-
-    def _route(self) -> int:
-        """The number of the app's rule that answered."""
-        addresses = self._middleware.service.addresses
-        return addresses.routes.get(self.environ.get(RULE, ""), self.address.number)
-
-    def _end_span(self, span: Span, number: int) -> None:
-        traces = self._middleware._traces
-        assert traces is not None  # noqa: S101 - a span exists
-        method = self.environ["REQUEST_METHOD"]
-        route = self._middleware.service.addresses.labels[number]
-        attributes = {
-            "http.request.method": method,
-            "http.route": route,
-            "url.path": self.environ["PATH_INFO"][:200],
-            "tandem.request_id": self.request_id,
-        }
-        traces.end(span, f"{method} {route}", self._status, attributes)
-
-
-class _Streamed:
-    """An answer that ends its exchange when it is closed (PEP 3333)."""
-
-    def __init__(self, answer: Iterable[bytes], exchange: _Exchange) -> None:
-        self._answer = answer
-        self._exchange = exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._answer)
-
-    def close(self) -> None:
-        """Called by the server when all was sent, or when nobody listens any more."""
-        try:
-            _close(self._answer)
-        finally:
-            self._exchange.close()
-
 
 def _whole(answer: Iterable[bytes]) -> list[bytes]:
     """All parts of an answer, which is then done."""
     try:
         return [b"".join(answer)]
     finally:
-        _close(answer)
-
-
-def _close(answer: Iterable[bytes]) -> None:
-    close = getattr(answer, "close", None)  # PEP 3333: an answer may have one
-    if close is not None:
-        close()
+        close(answer)

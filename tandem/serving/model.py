@@ -98,6 +98,7 @@ class Model:
         self.width = len(manifest.features) if several else first.shape[0]
         fast = manifest.layout == "matrix" and vector and first.dtype.startswith("float")
         self._fast_dtype = np.dtype(first.dtype) if fast else None
+        self._by_numpy = predictor.runtime != "onnx"
         self.quick = False  # whether a row takes next to no time: `warm_up` finds out
         # The row's own numbers, for drift: which columns of a table they are.
         self.numeric = [
@@ -161,7 +162,10 @@ class Model:
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Probabilities (rows by labels) or values. Raises Problem (422) for no answer."""
         try:
-            with np.errstate(all="ignore"):
+            if self._by_numpy:
+                with np.errstate(all="ignore"):
+                    output = self.predictor.predict(rows)
+            else:
                 output = self.predictor.predict(rows)
         except MemoryError:
             raise

@@ -42,7 +42,12 @@ class Traces:
     """Samples requests and sends their spans from a thread of its own."""
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], resource: Mapping[str, str], ratio: float
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        resource: Mapping[str, str],
+        ratio: float,
+        patience: float = PATIENCE,
     ) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -54,6 +59,7 @@ class Traces:
         self._path = parts.path or "/"
         self._headers = {"Content-Type": "application/json", **headers}
         self._resource = {"attributes": _attributes(resource)}
+        self._patience = patience
         self._threshold = int(ratio * (1 << 64))
         self._spans: collections.deque[dict[str, Any]] = collections.deque(maxlen=KEPT)
         self._stopped = threading.Event()
@@ -97,7 +103,7 @@ class Traces:
         """Send what is left."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(2 * PATIENCE)
+            self._thread.join(2 * self._patience)
 
     def _run(self) -> None:
         while not self._stopped.wait(PERIOD):
@@ -119,7 +125,7 @@ class Traces:
 
     def _send(self, body: bytes) -> None:
         kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
-        connection = kind(self._host, timeout=PATIENCE)
+        connection = kind(self._host, timeout=self._patience)
         try:
             connection.request("POST", self._path, body, self._headers)
             answer = connection.getresponse()
@@ -131,26 +137,68 @@ class Traces:
 
 
 def from_environment(environ: Mapping[str, str], resource: Mapping[str, str]) -> Traces | None:
-    """Traces as OpenTelemetry's own variables ask for them; None without an endpoint."""
-    url = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
-    if not url:
-        base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
-        if not base:
-            return None
-        url = base.rstrip("/") + "/v1/traces"
+    """Traces as OpenTelemetry's own variables ask for them; None without an endpoint.
+
+    Raises SettingError for a variable that is not supported here: none is ignored silently.
+    """
+    url = _of_traces(environ, "ENDPOINT", "")
+    if not url or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    if not environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip():
+        url = url.rstrip("/") + "/v1/traces"
+    _expect(environ, "OTEL_TRACES_EXPORTER", ("otlp", "none"))
+    if environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    for kind in ("OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"):
+        # Collectors that take protobuf over HTTP take JSON at the same address.
+        _expect(environ, kind + "PROTOCOL", ("http/json", "http/protobuf"))
+        _expect(environ, kind + "COMPRESSION", ("none",))
+        for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
+            _expect(environ, kind + name, ())
     try:
-        ratio = float(environ.get("OTEL_TRACES_SAMPLER_ARG") or 1)
+        milliseconds = float(_of_traces(environ, "TIMEOUT", str(PATIENCE * 1000)))
+    except ValueError:
+        milliseconds = 0
+    if milliseconds <= 0:
+        raise SettingError("OTEL_EXPORTER_OTLP_TIMEOUT: expected milliseconds above 0")
+    headers = _pairs(_of_traces(environ, "HEADERS", ""))
+    named = {"service.name": environ.get("OTEL_SERVICE_NAME") or resource["service.name"]}
+    extra = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    attributes = {**resource, **extra, **named}
+    return Traces(url, headers, attributes, _ratio(environ), milliseconds / 1000)
+
+
+def _of_traces(environ: Mapping[str, str], name: str, default: str) -> str:
+    """The variable for traces, else the one for all signals."""
+    for kind in ("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"):
+        if value := environ.get(kind + name, "").strip():
+            return value
+    return default
+
+
+def _expect(environ: Mapping[str, str], name: str, supported: tuple[str, ...]) -> None:
+    value = environ.get(name, "").strip()
+    if value and value not in supported:
+        expected = f"expected {' or '.join(supported)}" if supported else "not supported; unset it"
+        raise SettingError(f"{name}={value!r}: {expected}")
+
+
+def _ratio(environ: Mapping[str, str]) -> float:
+    """The share of new traces that is sampled; a caller's decision always counts."""
+    name = "OTEL_TRACES_SAMPLER"
+    always = {"parentbased_always_on": 1.0, "parentbased_always_off": 0.0}
+    _expect(environ, name, (*always, "parentbased_traceidratio"))
+    sampler = environ.get(name, "").strip()
+    if sampler in always:
+        return always[sampler]
+    text = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or "1"
+    try:
+        ratio = float(text)
     except ValueError:
         ratio = -1
     if not 0 <= ratio <= 1:
-        raise SettingError(
-            f"OTEL_TRACES_SAMPLER_ARG={environ['OTEL_TRACES_SAMPLER_ARG']!r}: "
-            "expected a number from 0 to 1"
-        )
-    headers = _pairs(environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
-    named = {"service.name": environ.get("OTEL_SERVICE_NAME") or resource["service.name"]}
-    extra = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
-    return Traces(url, headers, {**resource, **extra, **named}, ratio)
+        raise SettingError(f"OTEL_TRACES_SAMPLER_ARG={text!r}: expected a number from 0 to 1")
+    return ratio
 
 
 def _pairs(text: str) -> dict[str, str]:

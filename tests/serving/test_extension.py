@@ -176,6 +176,24 @@ def test_an_answer_that_is_made_while_it_is_sent_is_counted_at_its_end(shop):
     assert "tandem_requests_busy 1.0" in client.get("/metrics").body.decode()
 
 
+def test_an_answer_that_breaks_off_is_counted_and_gives_its_place_back(shop):
+    app = Flask("breaks", static_folder=None)
+
+    @app.get("/parts")
+    def parts() -> Response:
+        def made():
+            yield "0"
+            raise ConnectionError("lost")
+
+        return Response(made())
+
+    client = shop(app, threads=4, patience_seconds=0.0)
+    for _ in range(10):
+        with pytest.raises(ConnectionError, match="lost"):
+            client.get("/parts")
+    assert 'path="/parts",status="200"} 10.0' in client.get("/metrics").body.decode()
+
+
 def test_a_fault_of_the_app_is_the_app_s_to_answer_and_a_test_sees_it(shop):
     app = shop_app()
     client = shop(app)
@@ -433,3 +451,22 @@ def test_a_model_is_recorded_from_the_command_line(packages, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
+
+
+def test_the_short_way_of_a_plain_question_gives_the_answer_of_the_long_one(shop):
+    client = shop()
+    body = json.dumps({"rows": [FLOWER]}).encode()
+    kind = {"Content-Type": "application/json"}
+    short = client.ask("POST", "/score", body, kind)
+    long = client.ask("POST", "/score", body, {**kind, "X-Request-ID": "abc"})
+    assert (short.status, long.status) == (200, 200)
+    assert set(short.headers) == set(long.headers)
+    assert short.json["predictions"] == long.json["predictions"]
+    assert long.headers["x-request-id"] == "abc"
+    assert len(short.headers["x-request-id"]) == 32
+    refused = client.ask("POST", "/score", b"{", kind)
+    assert (refused.status, refused.json["request_id"]) == (400, refused.headers["x-request-id"])
+    seen = client.get("/metrics").body.decode()
+    assert 'tandem_requests_total{path="/score",status="200"} 2.0' in seen
+    assert 'tandem_requests_total{path="/score",status="400"} 1.0' in seen
+    assert "tandem_requests_busy 1.0" in seen

@@ -284,12 +284,44 @@ def test_a_collector_that_is_away_loses_spans_and_nothing_else():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), ("OTEL_TRACES_SAMPLER_ARG", "2")],
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("OTEL_TRACES_SAMPLER", "xray"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+    ],
 )
 def test_wrong_trace_settings_are_named(name, value):
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost", name: value}
     with pytest.raises(SettingError, match=name):
         from_environment(environment, {"service.name": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")]
+)
+def test_traces_can_be_switched_off(name, value):
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost", name: value}
+    assert from_environment(environment, {"service.name": "x"}) is None
+
+
+def test_the_variables_for_traces_go_before_those_for_all_signals(collector):
+    url, got = collector
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url + "/traces",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-token=all",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-token=traces",
+        "OTEL_TRACES_SAMPLER": "parentbased_always_on",
+    }
+    traces = from_environment(environment, {"service.name": "x"})
+    traces.start()
+    traces.end(traces.begin(""), "GET /", 200, {})
+    traces.stop()
+    ((path, token, _),) = got
+    assert (path, token) == ("/traces", "traces")
 
 
 def test_the_sampler_argument_is_the_share_of_new_traces():

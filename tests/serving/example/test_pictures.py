@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.asking import digit, picture_of
+from support.asking import REPOSITORY, digit, picture_of
 
 from serving.pictures import Bounds, grey, open_picture
 from tandem.errors import SettingError
@@ -168,6 +171,24 @@ def test_pictures_wait_with_the_long_work(example):
     held = scoring.gate.enter()
     assert client.post("/score", {"images": [picture_of(digit(0)[0])]}).status == 503
     scoring.gate.leave(held)
+
+
+def test_without_a_release_the_recorded_model_answers():
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+    program = (
+        "import sys; from serving.app import app; client = app.test_client(); "
+        "answer = client.post('/score', json={'images': [sys.argv[1]]}); "
+        "print(answer.json['predictions'][0]['labels'][0], client.get('/').status_code)"
+    )
+    row, truth = digit(3)
+    done = subprocess.run(
+        [sys.executable, "-c", program, picture_of(row)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(truth), "200"]
 
 
 def test_a_wrong_bound_is_named_with_its_value():
