@@ -4,7 +4,6 @@ from __future__ import annotations
 
 _COMMON = (
     ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 FOR_PROGRAMS = (
@@ -14,6 +13,7 @@ FOR_PROGRAMS = (
 )
 FOR_PEOPLE = (
     *_COMMON,
+    ("Referrer-Policy", "no-referrer"),
     (
         "Content-Security-Policy",
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
