@@ -26,7 +26,7 @@ RUN --mount=type=bind,from=lock,source=/lock.txt,target=/tmp/lock.txt \
 
 # The application: what [tool.tandem.app] in pyproject.toml names as its paths.
 COPY serving /app/serving
-COPY tandem/__init__.py tandem/errors.py /app/tandem/
+COPY tandem/__init__.py tandem/contract.py tandem/errors.py /app/tandem/
 COPY tandem/serving /app/tandem/serving
 COPY tandem/model/__init__.py /app/tandem/model/
 COPY tandem/model/package /app/tandem/model/package

@@ -44,6 +44,7 @@ MODEL = 5_900_000
 PATHS = (
     "serving",
     "tandem/__init__.py",
+    "tandem/contract.py",
     "tandem/errors.py",
     "tandem/serving",
     "tandem/model/__init__.py",
@@ -244,7 +245,7 @@ for path in files:
     (out / path).write_bytes((source / path).read_bytes())
     os.utime(out / path, (number * 1000, number * 7919))
 paths = [
-    "serving", "tandem/__init__.py", "tandem/errors.py",
+    "serving", "tandem/__init__.py", "tandem/contract.py", "tandem/errors.py",
     "tandem/serving", "tandem/model/__init__.py", "tandem/model/package",
 ]
 random.Random(number).shuffle(paths)

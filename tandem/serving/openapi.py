@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tandem.contract import Released, Scored
 from tandem.model.package import Feature
 from tandem.serving import inference
 from tandem.serving.adapters import InputAdapter
@@ -14,9 +15,8 @@ from tandem.serving.addresses import Addresses
 from tandem.serving.bodies import JSON
 from tandem.serving.model import Model, Prediction, Value, scalar
 from tandem.serving.problems import MEDIA_TYPE, ProblemDetails
-from tandem.serving.score import Scored
 from tandem.serving.settings import Settings
-from tandem.serving.version import Released, Version
+from tandem.serving.version import DetailedVersion
 
 _WHY = {
     400: "The body is not JSON, or was cut short; or no host is named.",
@@ -42,7 +42,7 @@ def document(
     adapters: Sequence[InputAdapter] = (),
 ) -> dict[str, Any]:
     """The document (OpenAPI 3.1); without a model, of the addresses that need none."""
-    types: list[type] = [ProblemDetails, Version, Released]
+    types: list[type] = [ProblemDetails, DetailedVersion, Released]
     if model is not None:
         types += [
             Prediction if model.classifies else Value,
@@ -102,7 +102,7 @@ class _Writer:
 
     def plain_paths(self) -> dict[str, Any]:
         """What there is without a model, too."""
-        running: dict[str, Any] = _ref(Version.__name__)
+        running: dict[str, Any] = _ref(DetailedVersion.__name__)
         if "/version" in self.settings.guarded:  # without a key it says less
             running = {"anyOf": [running, _ref(Released.__name__)]}
         place = {name: places[0] for name, places in self.addresses.places.items()}

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
+from tandem.contract import ModelName, Scored
 from tandem.serving import inference
 from tandem.serving.adapters import InputAdapter
 from tandem.serving.addresses import Addresses
@@ -23,21 +24,6 @@ QUICK_BYTES = 16384
 """A longer body is not quick to score, whatever the model."""
 QUICK_VALUES = 2048
 """The same for rows times features."""
-
-
-class ModelName(msgspec.Struct, frozen=True):
-    """Who answered."""
-
-    name: str
-    version: int | None
-
-
-class Scored(msgspec.Struct, frozen=True):
-    """What POST /score answers."""
-
-    predictions: list[Any]
-    model: ModelName
-    milliseconds: float
 
 
 class Scoring:

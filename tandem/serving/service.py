@@ -23,7 +23,7 @@ from tandem.serving.problems import Problem
 from tandem.serving.score import Scoring
 from tandem.serving.settings import Settings
 from tandem.serving.traces import Traces
-from tandem.serving.version import Version, describe
+from tandem.serving.version import DetailedVersion, describe
 
 
 class Service:
@@ -68,7 +68,7 @@ class Service:
         self.access = Access(settings.api_keys, issuer, rate, settings.trusted_proxies)
 
     @cached_property
-    def version(self) -> Version:
+    def version(self) -> DetailedVersion:
         """What is running; the libraries are looked up when somebody first asks."""
         return describe(self.name, self.model, self.settings, self.started, self.fields)
 

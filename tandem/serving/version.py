@@ -6,8 +6,14 @@ import datetime
 import importlib.metadata
 import platform
 
-import msgspec
-
+from tandem.contract import (
+    AppVersion,
+    ImageVersion,
+    ModelVersion,
+    Released,
+    ReleasedModel,
+    Version,
+)
 from tandem.model.package import Feature
 from tandem.serving.model import Model
 from tandem.serving.settings import Settings
@@ -24,20 +30,9 @@ LIBRARIES = (
 )
 
 
-class AppVersion(msgspec.Struct, frozen=True):
-    """The application's side of a release."""
+class ModelDetails(ModelVersion, frozen=True, kw_only=True):
+    """The model's side with all that is known of it."""
 
-    name: str
-    commit: str | None
-
-
-class ModelVersion(msgspec.Struct, frozen=True):
-    """The model's side, what answers for it and why, and its inputs."""
-
-    name: str
-    version: int | None
-    digest: str
-    runtime: str
     runtime_reason: str
     created: str
     task: str
@@ -47,38 +42,10 @@ class ModelVersion(msgspec.Struct, frozen=True):
     """The fields of POST /score that this model takes: "rows" and an app's own."""
 
 
-class ReleasedModel(msgspec.Struct, frozen=True):
-    """Of the model's side what a release compares."""
+class DetailedVersion(Version, frozen=True):
+    """What GET /version answers where nothing is kept back."""
 
-    name: str
-    version: int | None
-    digest: str
-
-
-class ImageVersion(msgspec.Struct, frozen=True):
-    """What both were packed into."""
-
-    digest: str | None
-
-
-class Version(msgspec.Struct, frozen=True):
-    """What GET /version answers; `started` is when this process was ready."""
-
-    app: AppVersion
-    model: ModelVersion | None
-    image: ImageVersion
-    release: int | None
-    started: str
-    libraries: dict[str, str]
-
-
-class Released(msgspec.Struct, frozen=True):
-    """What GET /version answers to a caller without a key, where it is guarded."""
-
-    app: AppVersion
-    model: ReleasedModel | None
-    image: ImageVersion
-    release: int | None
+    model: ModelDetails | None
 
 
 def describe(
@@ -87,7 +54,7 @@ def describe(
     settings: Settings,
     started: datetime.datetime,
     inputs: list[str],
-) -> Version:
+) -> DetailedVersion:
     """What is running, with the versions of the libraries that are installed."""
     libraries = {"python": platform.python_version()}
     for library in LIBRARIES:
@@ -95,7 +62,7 @@ def describe(
             libraries[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return Version(
+    return DetailedVersion(
         AppVersion(name, settings.app_commit),
         None if model is None else _model(model, settings.model_version, inputs),
         ImageVersion(settings.image_digest),
@@ -105,23 +72,23 @@ def describe(
     )
 
 
-def _model(model: Model, version: int | None, inputs: list[str]) -> ModelVersion:
+def _model(model: Model, version: int | None, inputs: list[str]) -> ModelDetails:
     manifest = model.manifest
-    return ModelVersion(
-        manifest.name,
-        version,
-        model.digest,
-        model.predictor.runtime,
-        manifest.runtime_reason,
-        manifest.created,
-        manifest.task,
-        manifest.metrics,
-        model.features,
-        inputs,
+    return ModelDetails(
+        name=manifest.name,
+        version=version,
+        digest=model.digest,
+        runtime=model.predictor.runtime,
+        runtime_reason=manifest.runtime_reason,
+        created=manifest.created,
+        task=manifest.task,
+        metrics=manifest.metrics,
+        features=model.features,
+        inputs=inputs,
     )
 
 
-def released(version: Version) -> Released:
+def released(version: DetailedVersion) -> Released:
     """The part of it that is no secret where /version is guarded."""
     model = None
     if version.model is not None:
@@ -129,7 +96,7 @@ def released(version: Version) -> Released:
     return Released(version.app, model, version.image, version.release)
 
 
-def labels(version: Version) -> dict[str, str]:
+def labels(version: DetailedVersion) -> dict[str, str]:
     """The labels of the metric that says what is running."""
     known: dict[str, str | int | None] = {
         "app": version.app.name,

@@ -99,6 +99,7 @@ def made(registry, commit: Path, tmp_path: Path, builder: str):
         [
             "serving",
             "tandem/__init__.py",
+            "tandem/contract.py",
             "tandem/errors.py",
             "tandem/serving",
             "tandem/model/__init__.py",

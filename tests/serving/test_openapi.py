@@ -91,7 +91,7 @@ def test_the_document_tells_what_is_guarded(app):
     version = paths["/version"]["get"]
     assert "401" not in version["responses"]
     kinds = version["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
-    assert [kind["$ref"].rpartition("/")[2] for kind in kinds] == ["Version", "Released"]
+    assert [kind["$ref"].rpartition("/")[2] for kind in kinds] == ["DetailedVersion", "Released"]
 
 
 def test_each_answer_that_is_listed_can_be_given(app):
