@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tandem.build import defaults
-from tandem.contract import READY_PATH
+from tandem.contract import OWN_READY_PATH
 from tandem.errors import RecipeError, one_line
 from tandem.model.interface import Takes
 
@@ -135,7 +135,7 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         code_alone=table.model is False,
         needs=list(needs),
         contract=extension,
-        health=table.health if table.health is not None else (READY_PATH if extension else ""),
+        health=table.health if table.health is not None else (OWN_READY_PATH if extension else ""),
         questions=table.question,
         guessed=guessed,
     )
