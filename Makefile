@@ -6,7 +6,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.tandem/dagster
 export DAGSTER_DISABLE_TELEMETRY := 1
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: help release stop dev test lint unit bench bench-image bench-models bench-deploy bench-serving bench-all lock clean
+.PHONY: help release stop dev test lint fix coverage unit bench bench-image bench-models bench-deploy bench-serving bench-all lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,13 @@ lint: .venv/dev ## style, types, and the direction of imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+fix: .venv/dev ## mend what can be mended by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+coverage: .venv/dev ## branches that the tests without services reach; fails below the floor
+	@$(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered tests/unit tests/orchestration tests/serving
 
 # The project before benchmarks/, where two files have the names of its packages.
 BENCH := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR):$(CURDIR)/benchmarks $(BIN)/python

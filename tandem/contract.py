@@ -18,6 +18,7 @@ READY_PATH = "/readyz"
 """200 once requests can be answered, 503 while the service is stopping."""
 VERSION_PATH = "/version"
 SCORE_PATH = "/score"
+OWN_ALIVE_PATH = "/_tandem/live"
 OWN_READY_PATH = "/_tandem/ready"
 OWN_VERSION_PATH = "/_tandem/version"
 OWN_SCORE_PATH = "/_tandem/score"
@@ -55,7 +56,8 @@ class Released(msgspec.Struct, frozen=True):
     """`GET /version` to a caller without a key, where the service is guarded."""
 
     app: AppVersion
-    model: ReleasedModel
+    model: ReleasedModel | None
+    """None where the image holds the code alone."""
     image: ImageVersion
     release: int | None = None
 
@@ -63,7 +65,7 @@ class Released(msgspec.Struct, frozen=True):
 class Version(Released, frozen=True):
     """`GET /version`: what is running; `started` is when this process was ready."""
 
-    model: ModelVersion
+    model: ModelVersion | None
     started: str = ""
     libraries: Mapping[str, str] = {}
 

@@ -33,6 +33,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """False for a repository that has no tests, which every report of it then says."""
     model: Takes | None = None
     """The model that the code is written for, where it says so."""
+    code_alone: bool = False
+    """Whether it is released without a model: it takes none, or carries one in its repository."""
     needs: list[str] = []
     """What the command takes beside what the commit asks for."""
     contract: bool = True
@@ -55,7 +57,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     test: list[str] | None = None
     command: list[str] | str | None = None
     tests: bool = True
-    model: Takes | None = None
+    model: Takes | bool | None = None
     extension: bool | None = None
     health: str | None = None
     question: list[dict[str, Any]] = []
@@ -80,6 +82,8 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         or table.command == []
     ):
         raise RecipeError(f"{ENTRY}: paths, lock, test and command must not be empty")
+    if table.model is True:
+        raise RecipeError(f"{ENTRY}: expected model = false, or a table of what the code takes")
     guessed: dict[str, str] = {}
 
     def guess(key: str, found: defaults.Guess | None, missing: str) -> Any:
@@ -127,7 +131,8 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         test=test or [],
         command=["sh", "-c", f"exec {command}"] if isinstance(command, str) else command,
         tests=table.tests,
-        model=table.model,
+        model=None if isinstance(table.model, bool) else table.model,
+        code_alone=table.model is False,
         needs=list(needs),
         contract=extension,
         health=table.health if table.health is not None else (READY_PATH if extension else ""),

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from tandem.cli import images, live, models
+from tandem.cli import images, init, live, models
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,6 +21,7 @@ def tandem(verbose: bool) -> None:
 
 
 for command in (
+    init.init,
     live.release,
     live.dev,
     live.status,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from tandem.cli.options import app_name, as_json, find_app, one_line, open_project
 from tandem.cli.tables import print_detail, print_rows
+
+if TYPE_CHECKING:
+    from tandem.release.records import ModelRef
 
 
 @click.command()
@@ -56,7 +60,7 @@ def status(name: str | None, as_json: bool) -> None:
         if found.app and found.model:
             rows += [
                 ("commit", f"{found.app.commit[:10]} {found.app.subject}"),
-                ("model", _model(found.model.version, found.model.metrics)),
+                ("model", _model(found.model)),
             ]
         rows += [("image", found.image.digest), ("target", found.target)]
         if found.trigger:
@@ -89,6 +93,8 @@ def stop(name: str | None, as_json: bool) -> None:
         click.echo("stopped" if stopped else f"nothing was live at {project.target.name}")
 
 
-def _model(version: int, metrics: dict[str, float]) -> str:
-    values = ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:2])
-    return f"v{version}" + (f" ({values})" if values else "")
+def _model(model: ModelRef) -> str:
+    if model.is_none:
+        return "none: code alone"
+    values = ", ".join(f"{name} {value:.4f}" for name, value in list(model.metrics.items())[:2])
+    return f"v{model.version}" + (f" ({values})" if values else "")

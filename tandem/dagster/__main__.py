@@ -185,7 +185,7 @@ class _Console(logging.Handler):
             accuracy = f", {project.rule.metric} {told:.4f} on held-out data" if told else ""
             rows += [
                 ("commit", f"{found.app.commit[:10]}  {found.app.subject}"),
-                ("model", f"{found.model.name} v{found.model.version}{accuracy}"),
+                ("model", f"{found.model}{accuracy}".removeprefix("model ")),
             ]
         rows.append(("image", found.image.digest))
         if record:

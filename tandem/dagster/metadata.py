@@ -201,6 +201,8 @@ def _commit(sha: str, project: Project) -> dg.MetadataValue:
 
 def _model(model: ModelRef, app: App, project: Project) -> Page:
     """A model version by name, the page that tells of it, and where it is stored."""
+    if model.is_none:
+        return {"model": "none: code alone, as the recipe says"}
     return {
         "model": f"{model.name} v{model.version}",
         "model_page": dg.MetadataValue.asset(keys.key(app, "model")),
@@ -259,4 +261,6 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
+    if not rows:
+        return dg.MetadataValue.text("none")
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])

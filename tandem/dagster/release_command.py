@@ -16,6 +16,7 @@ from tandem.dagster.sensors import report_news
 from tandem.release import housekeeping, plan
 from tandem.release.app import App
 from tandem.release.clean_up import sweep
+from tandem.release.judging import expect_judging
 from tandem.release.project import Project
 from tandem.util import processes
 
@@ -80,6 +81,9 @@ def release_needed(
             run("build", build.reason)
         image = plan.image(project, project.models.latest())
         if image.key:
+            if image.unjudged:
+                # What judges takes seconds to import: it does so while the job is started.
+                expect_judging(project)
             run("image", image.reason)
         release = plan.release(project)
         if release.image:

@@ -9,7 +9,6 @@ rule.
 from __future__ import annotations
 
 import contextlib
-import datetime
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tandem.model.kept_criteria import keep
 from tandem.model.metrics import Measured, check_metric
 from tandem.model.repository import Repository, Version
 from tandem.model.rules import Criteria
+from tandem.util.clock import now
 
 CHECKS = ("good_enough", "loads_safely", "answers_match", "same_interface")
 
@@ -84,7 +84,7 @@ def judge(
         digest=version.digest,
         accepted=False,
         checks=[*found.checks, same_interface(repository, version, criteria)],
-        judged_at=_now(),
+        judged_at=now(),
         champion=criteria.champion,
         measured=found.measured,
         rule=criteria.digest(version.manifest),
@@ -183,7 +183,7 @@ def overrule(repository: Repository, number: int, *, by: str, reason: str) -> Ve
             digest=repository.version(number).digest,
             accepted=False,
             checks=[],
-            judged_at=_now(),
+            judged_at=now(),
             overruled_by=by.strip(),
             overruled_reason=reason.strip(),
         )
@@ -239,7 +239,3 @@ def _decode(data: bytes, key: str) -> Verdict:
         return msgspec.json.decode(data, type=Verdict)
     except msgspec.MsgspecError as problem:
         raise PackageError(f"{key}: not a verdict: {problem}") from None
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

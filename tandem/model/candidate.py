@@ -68,10 +68,12 @@ class Candidate:
 
     def speed(self, row: NDArray[Any]) -> Speed:
         """How long one row takes, as it would be served and as the estimator."""
-        took = {self.predictor.runtime: microseconds(lambda: self.predictor.predict(row))}
+        microseconds_taken = {
+            self.predictor.runtime: microseconds(lambda: self.predictor.predict(row))
+        }
         if (other := self.other) is not None:
-            took[other.runtime] = microseconds(lambda: other.predict(row))
-        return Speed(onnx=took.get("onnx"), sklearn=took.get("sklearn"))
+            microseconds_taken[other.runtime] = microseconds(lambda: other.predict(row))
+        return Speed(onnx=microseconds_taken.get("onnx"), sklearn=microseconds_taken.get("sklearn"))
 
     def matches(
         self,

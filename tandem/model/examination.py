@@ -70,7 +70,7 @@ def _examine_files(package: Package, job: Job) -> Found:
     asked = "only the application can ask it: a person accepts it by name with `tandem accept`"
     return Found(
         [
-            Check("good_enough", False, asked),
+            Check("good_enough", False, asked, {"missing": "a person"}),
             Check("loads_safely", True, "every sha256 holds; nothing was opened", {"files": files}),
             Check("answers_match", True, "not asked: only the application can"),
         ]

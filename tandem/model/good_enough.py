@@ -47,9 +47,9 @@ def exam_of(job: Job, candidate: Candidate, champion: Candidate | None) -> Exam 
     if job.held_out is not None:
         return Exam(candidate, job.held_out, "the application")
     if champion is not None and same_rows(candidate, champion):
-        theirs = champion.package.held_out()
-        if theirs is not None:
-            return Exam(candidate, theirs, f"the champion v{job.champion_number}")
+        champion_losses = champion.package.held_out()
+        if champion_losses is not None:
+            return Exam(candidate, champion_losses, f"the champion v{job.champion_number}")
     own = candidate.package.held_out()
     return Exam(candidate, own, "its publisher, as there are no others") if own else None
 
@@ -106,28 +106,28 @@ def good_enough(
             why_alone = f"the champion v{job.champion_number} takes other rows"
         return Check(name, enough, f"{text}{'; ' + why_alone if why_alone else ''}", details)
     try:
-        theirs = truth.losses(champion.manifest, champion.answers(rows), asked)
+        champion_losses = truth.losses(champion.manifest, champion.answers(rows), asked)
     except (PackageError, ValueError) as problem:
         text += f"; the champion v{job.champion_number} cannot be asked: {problem}"
         return Check(name, enough, text, details)
-    best = metric_of(theirs, asked, None)
-    gains = metric_of(ours, asked, picks) - metric_of(theirs, asked, picks)
-    gain = value - best
+    champion_value = metric_of(champion_losses, asked, None)
+    gains = metric_of(ours, asked, picks) - metric_of(champion_losses, asked, picks)
+    gain = value - champion_value
     margin = job.margin
     if lower:
-        gain, gains, margin = -gain, -gains, margin * abs(best)
+        gain, gains, margin = -gain, -gains, margin * abs(champion_value)
     at_least = float(np.quantile(gains, ONE_SIDED))
     details |= {
         "champion": job.champion_number,
-        "champion_value": best,
+        "champion_value": champion_value,
         "gain": gain,
         "gain_at_least": at_least,
         "margin": margin,
     }
     not_worse = at_least >= -margin
     text += (
-        f"; champion v{job.champion_number} {best:.4f} on the same rows: gain {gain:+.4f}, "
-        f"with 95 % confidence at least {at_least:+.4f}"
+        f"; champion v{job.champion_number} {champion_value:.4f} on the same rows: "
+        f"gain {gain:+.4f}, with 95 % confidence at least {at_least:+.4f}"
     )
     if not not_worse:
         text += f", which may be worse by more than the margin {margin:g}"
@@ -151,12 +151,17 @@ def interval(resampled: Any, value: float, rows: int, metric: str) -> tuple[floa
 
 def _by_its_own_word(job: Job, candidate: Candidate) -> Check:
     """Without held-out rows: refused, as what its publisher reports proves nothing."""
-    told = candidate.manifest.metrics.get(job.metric)
-    words = f" ({told:.4f} as reported by its publisher)" if told is not None else ""
+    reported = candidate.manifest.metrics.get(job.metric)
+    words = f" ({reported:.4f} as reported by its publisher)" if reported is not None else ""
     return Check(
         "good_enough",
         False,
         f"there are no held-out rows to measure its {job.metric} on{words}: publish it with "
         "held_out=(rows, truth), or a person accepts it by name with `tandem accept`",
-        {"metric": job.metric, "told": told, "floor": job.floor},
+        {
+            "metric": job.metric,
+            "told": reported,
+            "floor": job.floor,
+            "missing": "held-out rows",
+        },
     )

@@ -106,7 +106,7 @@ def run_job(job: Job, size: int, cache: Path, *, modules: Sequence[Path] = ()) -
     if not modules and (ahead := _ahead.pop(cache, None)):
         done = ahead.judge(job, size)
     if done is None or not done.stdout.startswith(READY):
-        shown = [Path(one) for one in (job.candidate, job.champion) if one]
+        shown = [Path(folder) for folder in (job.candidate, job.champion) if folder]
         done = start(
             msgspec.json.encode(job),
             shown,
@@ -146,7 +146,7 @@ class _Ahead:
     """A judge started before there was anything to judge: its imports take seconds."""
 
     def __init__(self, cache: Path) -> None:
-        self._told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._shown = cache / "judged"
         self._shown.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class _Ahead:
     def _run(self) -> None:
         try:
             done = start(
-                self._told.get, [self._shown], seconds=AHEAD, memory=MEMORY, option="--ahead"
+                self._jobs.get, [self._shown], seconds=AHEAD, memory=MEMORY, option="--ahead"
             )
         except (SandboxError, OSError) as problem:
             log.info("no judge was started ahead: %s", problem)
@@ -168,12 +168,12 @@ class _Ahead:
         if size > _SMALL:
             self.end()
             return None
-        self._told.put(msgspec.json.encode(job))
+        self._jobs.put(msgspec.json.encode(job))
         return self._done.get()
 
     def end(self) -> None:
         """Let it go: there is nothing to judge."""
-        self._told.put(b"")
+        self._jobs.put(b"")
         self._done.get()
 
 

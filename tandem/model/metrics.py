@@ -91,12 +91,12 @@ def evaluate(manifest: Manifest, held_out: HeldOut, answers: NDArray[Any]) -> Me
     truth = [str(value) for value in held_out.truth]
     labels = [*manifest.labels, *sorted({*truth} - {*manifest.labels})]
     at = {label: number for number, label in enumerate(labels)}
-    real, said = np.array([at[label] for label in truth]), answers.argmax(axis=1)
+    real, answered = np.array([at[label] for label in truth]), answers.argmax(axis=1)
     return msgspec.structs.replace(
         measured,
-        calibration=calibration(answers.max(axis=1), real == said),
+        calibration=calibration(answers.max(axis=1), real == answered),
         **(
-            {"labels": labels, "confusion": confusion(real, said, len(labels))}
+            {"labels": labels, "confusion": confusion(real, answered, len(labels))}
             if len(labels) <= LIMIT
             else {}
         ),
@@ -107,16 +107,16 @@ def metrics_of(manifest: Manifest, held_out: HeldOut, answers: NDArray[Any]) -> 
     """All metrics of the model's task."""
     truth = Truth(manifest, held_out)
     names = _CLASSES if truth.classes else _NUMBERS
-    told = truth.losses(manifest, answers, names[0])
-    found = {name: metric_of(told, name, None) for name in names}
+    losses_by_row = truth.losses(manifest, answers, names[0])
+    found = {name: metric_of(losses_by_row, name, None) for name in names}
     # One that overflowed tells nothing, and JSON has no word for it.
     return {name: round(value, 6) for name, value in found.items() if math.isfinite(value)}
 
 
-def confusion(real: NDArray[Any], said: NDArray[Any], labels: int) -> list[list[int]]:
+def confusion(real: NDArray[Any], answered: NDArray[Any], labels: int) -> list[list[int]]:
     """Counts of rows by their label's number (rows) and the answered one (columns)."""
     table = np.zeros((labels, labels), dtype=int)
-    np.add.at(table, (real, said), 1)
+    np.add.at(table, (real, answered), 1)
     return [[int(count) for count in row] for row in table]
 
 
@@ -188,18 +188,20 @@ def resamples(rows: int) -> NDArray[Any]:
     return np.random.default_rng(0).integers(0, rows, size=(RESAMPLES, rows))
 
 
-def metric_of(told: tuple[NDArray[Any], ...], metric: str, picks: NDArray[Any] | None) -> Any:
+def metric_of(
+    losses_by_row: tuple[NDArray[Any], ...], metric: str, picks: NDArray[Any] | None
+) -> Any:
     """The metric on all rows, or on each resample of them.
 
     Resamples are paired: the same rows for every model.
     """
     if picks is None:
-        return float(metric_of(told, metric, np.arange(len(told[0]))[None, :])[0])
-    truth, answer = told[0], told[1]
+        return float(metric_of(losses_by_row, metric, np.arange(len(losses_by_row[0]))[None, :])[0])
+    truth, answer = losses_by_row[0], losses_by_row[1]
     if metric == "accuracy":
         return (truth == answer)[picks].mean(axis=1)
     if metric == "log_loss":
-        return -np.log(told[2])[picks].mean(axis=1)
+        return -np.log(losses_by_row[2])[picks].mean(axis=1)
     if metric in ("balanced_accuracy", "f1_macro"):
         return np.mean(list(_per_class(truth, answer, picks, metric)), axis=0)
     error = (truth - answer).reshape(len(truth), -1)
@@ -214,9 +216,9 @@ def metric_of(told: tuple[NDArray[Any], ...], metric: str, picks: NDArray[Any] |
 
 def _per_class(truth: NDArray[Any], answer: NDArray[Any], picks: NDArray[Any], metric: str) -> Any:
     for number in np.unique(truth):
-        real, said = (truth == number)[picks], (answer == number)[picks]
-        hits = (real & said).sum(axis=1)
+        real, answered = (truth == number)[picks], (answer == number)[picks]
+        hits = (real & answered).sum(axis=1)
         if metric == "balanced_accuracy":
             yield hits / np.maximum(real.sum(axis=1), 1)
         else:
-            yield 2 * hits / np.maximum(real.sum(axis=1) + said.sum(axis=1), 1)
+            yield 2 * hits / np.maximum(real.sum(axis=1) + answered.sum(axis=1), 1)

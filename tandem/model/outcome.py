@@ -88,7 +88,7 @@ def outcome_of(
     state: State = "refused"
     if not failed:
         state = "accepted"
-    elif failed.keys() == {"good_enough"} and "value" not in failed["good_enough"].details:
+    elif failed.keys() == {"good_enough"} and "missing" in failed["good_enough"].details:
         state = "missing"
     return Outcome(state=state, checks=checks, remedies=remedies, by=by)
 
@@ -104,11 +104,13 @@ def _examined(
 def _remedy(check: Check, name: str, number: int) -> str:
     accept = f"tandem accept {number} --app {name} --by NAME --reason WHY"
     if check.name == "good_enough":
-        if "value" in check.details:
-            return f"train a better one, or a person takes it upon themselves: {accept}"
-        if check.summary.startswith("only the application"):
+        missing = check.details.get("missing")
+        if missing == "held-out rows":
+            return f"publish it with held_out=(X, y), or a person accepts it: {accept}"
+        if missing == "a person":
             return f"a person tries it and accepts it: {accept}"
-        return f"publish it with held_out=(X, y), or a person accepts it: {accept}"
+        better = "train a better one, or " if "value" in check.details else ""
+        return f"{better}a person takes it upon themselves: {accept}"
     if check.name == "same_interface":
         return "commit code that takes it, with [tool.tandem.app.model] saying so"
     if "[tool.tandem.app]" in check.summary:

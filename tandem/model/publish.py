@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from tandem.model.outcome import Outcome, outcome_of
 from tandem.model.package import Picture
 from tandem.model.repository import Repository, Version
 from tandem.storage import Progress, Store, open_store
+
+SECONDS_BETWEEN = 0.1
+WIDTH = 30
 
 
 class Published(Version, frozen=True, kw_only=True):
@@ -116,30 +120,48 @@ def publish(
 def progress_bar(
     size: int, title: str, wanted: Progress | bool = True
 ) -> Iterator[Progress | None]:
-    """A bar on a terminal's standard error, moved by calling what this gives.
+    """A bar on standard error, moved by calling what this gives with a number of bytes.
 
-    Nothing elsewhere.
+    On a terminal and in a notebook, where a line can be written over; nothing elsewhere.
     """
     if not isinstance(wanted, bool):
         yield wanted
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not wanted or not console.is_terminal:
+    if not wanted or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task(title, total=size)
-        yield lambda count: bar.advance(task, count)
+    bar = _Bar(size, title)
+    try:
+        yield bar.move
+    finally:
+        bar.end()
+
+
+class _Bar:
+    """One line that is written over; a library for it would be a third of the installation."""
+
+    def __init__(self, size: int, title: str) -> None:
+        self._size, self._title = size, title
+        self._moved, self._shown = 0, 0.0
+
+    def move(self, count: int) -> None:
+        """So many bytes more."""
+        self._moved += count
+        if time.monotonic() - self._shown > SECONDS_BETWEEN:
+            self._shown = time.monotonic()
+            self._write()
+
+    def end(self) -> None:
+        """Leave the line as it is."""
+        self._write()
+        sys.stderr.write("\n")
+
+    def _write(self) -> None:
+        share = min(1.0, self._moved / self._size) if self._size else 1.0
+        full = "█" * round(share * WIDTH)
+        megabytes = f"{self._moved / 1e6:.1f} of {self._size / 1e6:.1f} MB"
+        sys.stderr.write(f"\r{self._title}  {full:<{WIDTH}} {megabytes}")
+        sys.stderr.flush()
 
 
 def _user() -> str:

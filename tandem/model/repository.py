@@ -12,14 +12,12 @@ only the newest can be missing from the index, even after a crash.
 
 from __future__ import annotations
 
-import datetime
 import secrets
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -30,6 +28,8 @@ from tandem.model.blobs import Blobs
 from tandem.model.package import File, Manifest, Package
 from tandem.storage import Progress, Store
 from tandem.storage.numbered import NumberedLog
+from tandem.util.clock import now
+from tandem.util.files import locked
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +104,7 @@ class Repository:
             record = _Record(
                 number=number,
                 digest=package.digest,
-                created=_now(),
+                created=now(),
                 publisher=who,
                 mark=mark,
                 manifest=msgspec.Raw((package.folder / packages.MANIFEST).read_bytes()),
@@ -185,7 +185,8 @@ class Repository:
         version = self.version(number)
         into = Path(into)
         into.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(into):
+        # Two fetches into one folder take turns; the second finds it there.
+        with locked(into.parent / f".{into.name}.lock"):
             if (into / packages.MANIFEST).exists():
                 try:
                     package = packages.read(into)
@@ -292,16 +293,6 @@ class Repository:
             pass
 
 
-@contextmanager
-def _only_one(into: Path) -> Iterator[None]:
-    """Two fetches into one folder take turns; the second finds it there."""
-    import fcntl  # publishing needs no lock, and Windows has none of this kind
-
-    with (into.parent / f".{into.name}.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 def _kept(version: Version) -> File | None:
     return version.manifest.evaluation.file if version.manifest.evaluation else None
 
@@ -328,7 +319,3 @@ def _version(data: bytes, key: str) -> Version:
         publisher=record.publisher,
         manifest=manifest,
     )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

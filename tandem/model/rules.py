@@ -96,14 +96,14 @@ class Criteria(msgspec.Struct, frozen=True, kw_only=True):
         """Names all that decides a verdict on a package but what is live."""
         needed = ("scikit-learn", "skops") if manifest.runtime == "sklearn" else ()
         rule = msgspec.structs.replace(self.rule, held_out="")
-        told = [
+        decides = [
             rule,
             self.rule.held_out_digest(),
             {name: (self.lock or {}).get(name) for name in needed} if self.lock else {},
             # Left out where there are none: what was judged before there were any still stands.
             *([sorted(self.trust)] if self.trust else []),
         ]
-        encoded = msgspec.json.encode(told, order="deterministic")
+        encoded = msgspec.json.encode(decides, order="deterministic")
         return hashlib.sha256(encoded).hexdigest()[:16]
 
 

@@ -48,7 +48,7 @@ def prune(project: Project, *, dry_run: bool = False) -> CleanUp:
         number=number,
         dry_run=dry_run,
     )
-    kept_models = {record.model.version for record in releases}
+    kept_models = {record.model.version for record in releases if not record.model.is_none}
     kept_models |= {r.model.version for r in images if r.digest in keep}
     models = project.models.prune(kept_models, newest=number, dry_run=dry_run)
     return CleanUp(

@@ -102,7 +102,7 @@ def deploy(project: Project) -> Deployed:
             sign_again(project, image)
             require_signed(project.registry, image.digest, key)
     before = project.target.current()
-    golden = project.package(image.model.version).golden()
+    golden = project.golden(image.model.version)
     asked = asked_of(project, image)
 
     def check(url: str) -> None:
@@ -131,9 +131,9 @@ def _release_number(last: ReleaseRecord | None, image: ImageRecord) -> int:
 
 
 def _annotations(image: ImageRecord) -> dict[str, str]:
-    return {
-        "tandem.app.commit": image.app.commit,
-        "tandem.model.name": image.model.name,
-        "tandem.model.version": str(image.model.version),
-        "tandem.model.digest": image.model.digest,
-    }
+    annotations = {"tandem.app.commit": image.app.commit}
+    if not image.model.is_none:
+        annotations["tandem.model.name"] = image.model.name
+        annotations["tandem.model.version"] = str(image.model.version)
+        annotations["tandem.model.digest"] = image.model.digest
+    return annotations

@@ -89,6 +89,10 @@ def _differences(
     where = f"{live.url}/version"
     same(f"{where}, image", record.image, said.image.digest)
     same(f"{where}, commit", record.app.commit, said.app.commit)
+    if record.model.is_none:
+        return found
+    if said.model is None:
+        return [*found, Difference(f"{where}, model", record.model.digest, "none")]
     same(f"{where}, model", record.model.digest, said.model.digest)
     same(f"{where}, model version", record.model.version, said.model.version)
     return found

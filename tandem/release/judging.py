@@ -29,7 +29,7 @@ def rule(project: Project, build: AppBuild | None = None) -> Criteria:
         rule=project.rule,
         takes=build.recipe.model if build else None,
         lock=(build.locked or None) if build else None,
-        champion=champion.model.version if champion else None,
+        champion=(champion.model.version or None) if champion else None,
     )
 
 
@@ -43,8 +43,9 @@ def rules(project: Project) -> tuple[Iterator[tuple[AppBuild, Criteria]], list[P
     def different() -> Iterator[tuple[AppBuild, Criteria]]:
         seen = []
         for build in builds:
-            if build.recipe.model not in seen:
-                seen.append(build.recipe.model)
+            takes = (build.recipe.code_alone, build.recipe.model)
+            if takes not in seen:
+                seen.append(takes)
                 yield build, rule(project, build)
 
     return different(), passed_over
@@ -56,7 +57,9 @@ def judge_missing(project: Project) -> None:
     Raises `StorageError`, `SettingError` for a rule that cannot be read, and `SandboxError` when
     this machine cannot judge, which says nothing of the version.
     """
-    for _, by in rules(project)[0]:
+    for build, by in rules(project)[0]:
+        if build.recipe.code_alone:
+            return
         fits_another = False
         for version in project.models.versions():
             verdict = acceptance.standing_verdict(project.models, version, by)

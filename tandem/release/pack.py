@@ -15,11 +15,12 @@ from tandem.oci import Layer, Transfer
 from tandem.release.pair import Pair
 from tandem.release.progress import uploading
 from tandem.release.project import Project
-from tandem.release.records import AppRef, ImageRecord, ModelRef, PassedOver
+from tandem.release.records import NO_MODEL, AppRef, ImageRecord, ModelRef, PassedOver
 from tandem.service.probe import Asked
 
 if TYPE_CHECKING:
     from tandem.oci.attest.provenance import Origin
+    from tandem.oci.image import Image
 
 log = logging.getLogger("tandem")
 
@@ -45,44 +46,55 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
 def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
     """Put the pair's model as one more layer on its tested app image, in the registry.
 
+    Code alone is the app image with the commit written on it.
+
     The same pair gives the same digest, and then nothing is uploaded. Raises `BuildError` for a
     build without an image, `PackageError`, `StorageError` and `RegistryError`.
     """
     from tandem.oci.attest.signature import signing_key
+    from tandem.oci.attest.statements import attest
     from tandem.oci.layer import model_layer
     from tandem.oci.pack import pack as pack_image
+    from tandem.oci.pull import pull
+    from tandem.oci.push import push
 
     started = time.monotonic()
-    build, version = pair.build, pair.version
-    package = project.package(version.number)
-    app = AppRef(name=project.app, commit=build.commit, tree=build.tree, subject=build.subject)
-    model = ModelRef(
-        name=project.app,
-        version=version.number,
-        digest=version.digest,
-        metrics=dict(version.manifest.metrics),
-        overruled=pair.overruled,
-    )
+    build = pair.build
     if build.image is None:
         raise BuildError(f"commit {build.commit} passed its tests but has no image: build it again")
-    last = project.ledger.images.latest()
-    image, transfers = pack_image(
-        project.registry,
-        build.image,
-        lambda: model_layer(package.folder, into=project.state / "layers"),
-        lambda app_image: app_image.with_config(
+    app = AppRef(name=project.app, commit=build.commit, tree=build.tree, subject=build.subject)
+    model = _model(pair, project.app)
+    origin = _origin(project, build, model, run_id)
+    tag = _tag(app, model)
+
+    def change(app_image: Image) -> Image:
+        return app_image.with_config(
             env=_environment(app, model),
             labels=_labels(project, app, model),
             created=build.time,
-        ),
-        _origin(project, build, model, run_id),
-        signer=signing_key(),
-        tag=f"{build.commit[:12]}-m{version.number}",
-        expect_new=last is None or last.model.digest != model.digest,
-        cache=project.state / "cache" / "configs",
-        progress=uploading(),
-    )
-    _put_model_pack(project, image.layers[-1], version)
+        )
+
+    if model.is_none:
+        image = change(pull(project.registry, build.image))
+        transfers = push(project.registry, image, {}, tag=tag)
+        attest(project.registry, image, origin, app_image=build.image, signer=signing_key())
+    else:
+        package = project.package(model.version)
+        last = project.ledger.images.latest()
+        image, transfers = pack_image(
+            project.registry,
+            build.image,
+            lambda: model_layer(package.folder, into=project.state / "layers"),
+            change,
+            origin,
+            signer=signing_key(),
+            tag=tag,
+            expect_new=last is None or last.model.digest != model.digest,
+            cache=project.state / "cache" / "configs",
+            progress=uploading(),
+        )
+        if pair.version is not None:
+            _put_model_pack(project, image.layers[-1], pair.version)
     packed = Packed(
         digest=image.digest,
         reference=project.registry.reference(image.digest),
@@ -96,9 +108,7 @@ def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
         asked=build.asked,
         seconds=round(time.monotonic() - started, 3),
     )
-    log.info(
-        "packed commit %s with model v%d: %s", build.commit[:10], version.number, image.digest[:19]
-    )
+    log.info("packed commit %s with %s: %s", build.commit[:10], model, image.digest[:19])
     return packed
 
 
@@ -119,13 +129,29 @@ def _put_model_pack(project: Project, layer: Layer, version: Version) -> None:
         log.warning("model v%d has no ModelPack artifact: %s", version.number, problem)
 
 
+def _model(pair: Pair, app: str) -> ModelRef:
+    version = pair.version
+    if version is None:
+        return NO_MODEL
+    return ModelRef(
+        name=app,
+        version=version.number,
+        digest=version.digest,
+        metrics=dict(version.manifest.metrics),
+        overruled=pair.overruled,
+    )
+
+
+def _tag(app: AppRef, model: ModelRef) -> str:
+    return f"{app.commit[:12]}-{'code' if model.is_none else f'm{model.version}'}"
+
+
 def _environment(app: AppRef, model: ModelRef) -> dict[str, str]:
-    return {
-        "TANDEM_APP_NAME": app.name,
-        "TANDEM_APP_COMMIT": app.commit,
-        "TANDEM_MODEL_VERSION": str(model.version),
-        "TANDEM_MODEL_DIGEST": model.digest,
-    }
+    environment = {"TANDEM_APP_NAME": app.name, "TANDEM_APP_COMMIT": app.commit}
+    if not model.is_none:
+        environment["TANDEM_MODEL_VERSION"] = str(model.version)
+        environment["TANDEM_MODEL_DIGEST"] = model.digest
+    return environment
 
 
 def _labels(project: Project, app: AppRef, model: ModelRef) -> dict[str, str]:
@@ -133,12 +159,13 @@ def _labels(project: Project, app: AppRef, model: ModelRef) -> dict[str, str]:
     labels = {
         "org.opencontainers.image.title": app.name,
         "org.opencontainers.image.revision": app.commit,
-        "org.opencontainers.image.version": f"{app.commit[:12]}-m{model.version}",
+        "org.opencontainers.image.version": _tag(app, model),
         "tandem.app.tree": app.tree,
-        "tandem.model.name": model.name,
-        "tandem.model.version": str(model.version),
-        "tandem.model.digest": model.digest,
     }
+    if not model.is_none:
+        labels["tandem.model.name"] = model.name
+        labels["tandem.model.version"] = str(model.version)
+        labels["tandem.model.digest"] = model.digest
     if project.source.folder is None:  # a folder's path says nothing elsewhere
         labels["org.opencontainers.image.source"] = project.source.url
     return labels

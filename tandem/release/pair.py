@@ -21,7 +21,8 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     build: AppBuild
-    version: Version
+    version: Version | None
+    """None for an app that is released as code alone."""
     passed_over: list[PassedOver]
     overruled: str = ""
     judged: bool = True
@@ -34,15 +35,20 @@ def choose_pair(project: Project, *, unjudged: bool = False) -> Pair:
     one. With `unjudged`, a version that was not judged yet counts as accepted. Raises
     `NothingToPack` saying what is missing when there is no such commit or no such model.
     """
+    builds, passed_over = rules(project)
     newest = project.models.latest()
     if newest is None:
+        alone = next((build for build, _ in builds), None)
+        if alone and alone.recipe.code_alone:
+            return Pair(build=alone, version=None, passed_over=passed_over)
         raise NothingToPack(
             f"no model {project.app} is published yet: `tandem publish`, or train one"
         )
-    builds, passed_over = rules(project)
     waiting: list[PassedOver] = []
     first = ""
     for build, by in builds:
+        if build.recipe.code_alone:
+            return Pair(build=build, version=None, passed_over=[*passed_over, *waiting])
         refused: list[PassedOver] = []
         fits_another = False
         for version in project.models.versions():

@@ -30,6 +30,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     held: bool = False
     """Whether the newest commit or model is held back for good: red, or refused."""
+    unjudged: bool = False
+    """Whether a model has to be judged for it."""
     settled: bool = False
     """Whether only a newer model can change that there is nothing to do."""
 
@@ -66,6 +68,16 @@ def build(project: Project) -> BuildPlan:
     if why := outdated(project, made):
         mark = hashlib.sha256(why.encode()).hexdigest()[:8]
         return BuildPlan(reason=f"commit {commit.short} {why}", key=f"{key}-{mark}", commit=commit)
+    newest = project.ledger.images.latest()
+    is_packed = newest is not None and (newest.app.tree, newest.app.commit) == (
+        commit.tree,
+        commit.sha,
+    )
+    if made.recipe.code_alone:
+        if is_packed:
+            why = f"commit {commit.short} is packed, without a model as its recipe says"
+            return BuildPlan(reason=_nothing_changed(project, why), commit=commit)
+        return BuildPlan(reason=f"commit {commit.short} is not yet packed", key=key, commit=commit)
     by = rule(project, made)
     version, refused = acceptance.newest_accepted(project.models, by)
     if version is None:
@@ -75,8 +87,7 @@ def build(project: Project) -> BuildPlan:
             commit=commit,
         )
     # A newer model on the same commit is `image`'s to see: each is asked for by one of the two.
-    newest = project.ledger.images.latest()
-    if newest is None or (newest.app.tree, newest.app.commit) != (commit.tree, commit.sha):
+    if not is_packed:
         return BuildPlan(
             reason=f"commit {commit.short} is not yet packed with model v{version.number}",
             key=key,
@@ -101,6 +112,8 @@ def image(project: Project, version: Version | None) -> Plan:
         words = str(problem) if refused else f"model v{version.number} waits: {problem}"
         return Plan(reason=words, held=refused)
     found = pair.version
+    if found is None:
+        return Plan(reason="the newest commit takes no model: its recipe says model = false")
     refused_ones = [over for over in pair.passed_over if over.what == "model"]
     held = "; ".join(f"model {over.which} was refused: {over.reason}" for over in refused_ones[:3])
     newest = project.ledger.images.latest()
@@ -112,6 +125,7 @@ def image(project: Project, version: Version | None) -> Plan:
         + (f"; {held}" if held else ""),
         key=f"model-{found.number}-{pair.build.commit[:12]}",
         held=bool(held),
+        unjudged=not pair.judged,
     )
 
 
@@ -143,7 +157,7 @@ def release(project: Project) -> ReleasePlan:
     return ReleasePlan(
         reason=_nothing_changed(
             project,
-            f"commit {found.app.commit[:10]} and model v{found.model.version} are live as "
+            f"commit {found.app.commit[:10]} and {found.model} are live as "
             f"{found.digest[:19]}{over}",
         )
     )

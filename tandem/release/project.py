@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from tandem.build.app_build import Builds
-from tandem.model.package import Package
+from tandem.model.package import Golden, Package
 from tandem.model.repository import Repository
 from tandem.model.rules import AcceptanceRule
 from tandem.oci import Registry, open_registry
@@ -68,6 +68,10 @@ class Project:
     def ledger(self) -> Ledger:
         """The records of its images and releases."""
         return Ledger(self.store, self.app)
+
+    def golden(self, number: int) -> Golden | None:
+        """The recorded questions of a version of the model; None for 0, which is no model."""
+        return self.package(number).golden() if number else None
 
     def package(self, number: int) -> Package:
         """A version of the model, fetched and verified once a process.

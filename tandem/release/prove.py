@@ -23,7 +23,7 @@ def prove(project: Project, packed: Packed, *, run_id: str = "") -> ImageRecord:
     when it could not be tried (no engine, no answer in time on a busy machine): that says nothing
     of the image, so nothing is recorded and the next run tries again.
     """
-    package = project.package(packed.model.version)
+    golden = project.golden(packed.model.version)
     started = time.monotonic()
     try:
         with run_once(
@@ -34,7 +34,7 @@ def prove(project: Project, packed: Packed, *, run_id: str = "") -> ImageRecord:
             health=packed.asked.health,
         ) as url:
             answers = ask_private_instance(
-                url, digest=packed.digest, golden=package.golden(), asked=packed.asked
+                url, digest=packed.digest, golden=golden, asked=packed.asked
             )
         summary = f"started, and {answers} ({time.monotonic() - started:.1f} s in all)"
         proof = Proof("starts_and_answers", True, summary)

@@ -28,7 +28,7 @@ def ask_live(project: Project) -> Proof:
         answers = ask_instance(
             live.url,
             digest=live.digest,
-            golden=project.package(image.model.version).golden(),
+            golden=project.golden(image.model.version),
             asked=asked_of(project, image),
         )
     except TargetError as problem:

@@ -36,6 +36,18 @@ class ModelRef(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
     overruled: str = ""
 
+    @property
+    def is_none(self) -> bool:
+        """Whether the image holds the code alone."""
+        return self.version == 0
+
+    def __str__(self) -> str:
+        return "no model" if self.is_none else f"model {self.name} v{self.version}"
+
+
+NO_MODEL = ModelRef(name="", version=0, digest="")
+"""Of an app that is released as code alone."""
+
 
 class PassedOver(msgspec.Struct, frozen=True):
     """Something newer that was not taken, and why."""
@@ -197,14 +209,13 @@ def _place(record: ImageRecord, position: Mapping[str, int]) -> tuple[int, int, 
 def changes(before: ReleaseRecord | None, app: AppRef, model: ModelRef) -> list[str]:
     """What a release of this pair changes, one sentence each."""
     if before is None:
-        return [f"first release: commit {app.commit[:10]} with model {model.name} v{model.version}"]
+        return [f"first release: commit {app.commit[:10]} with {model}"]
     out = []
     if before.app.commit != app.commit:
         out.append(f"commit {before.app.commit[:10]} → {app.commit[:10]} ({app.subject})")
     if before.model.digest != model.digest:
-        out.append(
-            f"model v{before.model.version} → v{model.version}{_metric_change(before.model, model)}"
-        )
+        old, new = (str(ref).removeprefix(f"model {ref.name} ") for ref in (before.model, model))
+        out.append(f"model {old} → {new}{_metric_change(before.model, model)}")
     return out or ["the same pair, put live again"]
 
 

@@ -131,8 +131,8 @@ def _loopback_up() -> None:
 
 
 def _drop_capabilities() -> None:
-    for one in range(64):
-        if _libc.prctl(_DROP_BOUND, ctypes.c_ulong(one), 0, 0, 0):
+    for capability in range(64):
+        if _libc.prctl(_DROP_BOUND, ctypes.c_ulong(capability), 0, 0, 0):
             break
     header = struct.pack("Ii", 0x20080522, 0)
     _libc.capset(header, struct.pack("6I", 0, 0, 0, 0, 0, 0))

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tandem.model.package import Golden, Prediction
 
 POLL = 0.005
-NOT_THERE = frozenset({404, 405})
-"""How a service answers at a path that it does not have."""
+NOT_THERE = frozenset({401, 403, 404, 405})
+"""How a service answers at a path that it does not have, also where it guards what it has."""
 
 
 class AskReport(msgspec.Struct, frozen=True):
@@ -66,12 +66,13 @@ def wait_ready(
 ) -> float:
     """Wait until the health path answers as `is_healthy` wants; returns the seconds.
 
-    Raises `TargetError` once `deadline` seconds have passed (the machine may be busy), and at once
+    Raises `TargetError` once `deadline` seconds have passed (the machine may be busy), `ImageFault`
+    where it answered to the end that there is no such path or no right to it, and at once
     when `ended()` tells how the service ended: an error of that class, so an `ImageFault` only
     where that says so.
     """
     started = time.monotonic()
-    last = "nothing answered"
+    last, refused = "nothing answered", False
     asked = path or "/"
     while True:
         end = ended()
@@ -81,15 +82,18 @@ def wait_ready(
             if is_healthy(status, path) and end is None:
                 return time.monotonic() - started
             last = f"{asked} answered {status}"
+            refused = 400 <= status < 500 and status not in BUSY
         except FAILURES as problem:
-            last = f"{asked}: {reason(problem)}"
+            last, refused = f"{asked}: {reason(problem)}", False
         waited = time.monotonic() - started
         # The request itself may have taken all the time there was.
         end = end or (ended() if waited > deadline else None)
         if end is not None:
             raise type(end)(f"the service at {url} stopped before it was ready: {end} ({last})")
         if waited > deadline:
-            raise TargetError(f"the service at {url} was not ready within {deadline:g} s ({last})")
+            # Who answers that there is no such thing is not busy: it will never be ready.
+            fault = ImageFault if refused else TargetError
+            raise fault(f"the service at {url} was not ready within {deadline:g} s ({last})")
         # Tight at first, where most services are a moment away; slower for those that take long.
         time.sleep(POLL if waited < 5 else 20 * POLL)
 

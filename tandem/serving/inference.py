@@ -40,6 +40,8 @@ DATATYPES: dict[str, Datatype] = {
     "str": "BYTES",
 }
 
+_PLATFORMS = {"onnx": "onnx_onnxruntime", "sklearn": "sklearn_skops"}
+
 
 class InputTensor(msgspec.Struct, frozen=True):
     """One input of a request: `data` flat in row-major order, or nested by `shape`."""
@@ -116,7 +118,7 @@ def metadata(model: Model, version: int | None) -> ModelMetadata:
     return ModelMetadata(
         manifest.name,
         [] if version is None else [str(version)],
-        "onnx_onnxruntime" if model.predictor.runtime == "onnx" else "sklearn_skops",
+        _PLATFORMS.get(model.predictor.runtime, model.predictor.runtime),
         [
             TensorMetadata(feature.name, DATATYPES[feature.dtype], [-1, *feature.shape])
             for feature in model.features

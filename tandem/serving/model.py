@@ -66,6 +66,8 @@ def row_type(package: Package) -> Any:
         for _ in first.shape:
             shaped = list[shaped]  # type: ignore[valid-type]
         return shaped
+    if manifest.layout == "tensors":
+        return list[Any] | dict[str, Any]  # of which shape each must be, `rows` looks at
     if manifest.layout == "matrix":
         return list[scalar(first)] | dict[str, scalar(first)]  # type: ignore[misc]
     kinds = {scalar(feature) for feature in manifest.features}
@@ -92,7 +94,8 @@ class Model:
         # One flat vector of numbers is what nearly every request brings: it gets a path of its own.
         first = manifest.features[0]
         vector = len(manifest.features) > 1 or len(first.shape) == 1
-        self.width = first.shape[0] if first.shape else len(manifest.features)
+        several = len(manifest.features) > 1 or not first.shape
+        self.width = len(manifest.features) if several else first.shape[0]
         fast = manifest.layout == "matrix" and vector and first.dtype.startswith("float")
         self._fast_dtype = np.dtype(first.dtype) if fast else None
         self.quick = False  # whether a row takes next to no time: `warm_up` finds out

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tandem.model.package import Feature
 from tandem.serving import inference
 from tandem.serving.adapters import InputAdapter
 from tandem.serving.addresses import Addresses
@@ -239,16 +240,20 @@ def _question(model: Model, settings: Settings, adapters: Sequence[InputAdapter]
 
 def _row(model: Model) -> dict[str, Any]:
     features = model.features
-    values = [msgspec.json.schema(scalar(feature)) for feature in features]
+    values = [_value(feature) for feature in features]
     if model.manifest.layout == "series":
         return {"anyOf": [{"type": "string"}, _exactly([{"type": "string"}])]}
     if len(features) == 1 and features[0].shape:
-        schema = values[0]
-        for side in reversed(features[0].shape):
-            schema = {"type": "array", "items": schema, "minItems": side, "maxItems": side}
-        return schema
+        return values[0]
     by_name = _object(dict(zip(model.names, values, strict=True)))
     return {"anyOf": [_exactly(values), by_name]}
+
+
+def _value(feature: Feature) -> dict[str, Any]:
+    schema: dict[str, Any] = msgspec.json.schema(scalar(feature))
+    for side in reversed(feature.shape):
+        schema = {"type": "array", "items": schema, "minItems": side, "maxItems": side}
+    return schema
 
 
 def _exactly(values: list[Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from tandem.errors import BuildError, SourceError
 from tandem.settings import redact
 from tandem.source.git import git, is_branch_name
 from tandem.source.pages import SHA, commit_page
+from tandem.util.files import locked
 from tandem.util.folders import scratch
 
 __all__ = ["Commit", "Source", "commit_page"]
@@ -149,17 +149,17 @@ class Source:
 
     def _content_elsewhere(self, sha: str) -> list[str]:
         """The submodules of a commit, and its files that Git LFS has only a pointer of."""
-        found = []
+        elsewhere = []
         for entry in git("ls-tree", "-r", "-l", "-z", sha, at=self._mirror).split("\0"):
             about, _, path = entry.partition("\t")
             mode, _, blob, size = (*about.split(), "", "", "", "")[:4]
             if mode == "160000":
-                found.append(path)
+                elsewhere.append(path)
             elif size.isdigit() and 100 <= int(size) <= 1024 and mode != "120000":
                 text = git("cat-file", "blob", blob, at=self._mirror)
                 if text.startswith(_LFS):
-                    found.append(path)
-        return found
+                    elsewhere.append(path)
+        return elsewhere
 
     def tidy(self) -> None:
         """Pack the mirror, and forget what was left of long ago. Raises `SourceError`."""
@@ -174,8 +174,7 @@ class Source:
     def _alone(self) -> Iterator[None]:
         """Nobody else writes into the mirror meanwhile."""
         self._mirror.parent.mkdir(parents=True, exist_ok=True)
-        with self._mirror.with_suffix(".lock").open("w") as alone:
-            fcntl.flock(alone, fcntl.LOCK_EX)
+        with locked(self._mirror.with_suffix(".lock")):
             yield
 
     def _mirrored(self) -> str | None:

@@ -43,8 +43,8 @@ class AzureStore(RemoteStore):
         self._sas = ""
 
     def _head(self, key: str) -> Stat:
-        told = self._blob(key).get_blob_properties()
-        return Stat(key, told.size, told.etag, told.last_modified.timestamp())
+        properties = self._blob(key).get_blob_properties()
+        return Stat(key, properties.size, properties.etag, properties.last_modified.timestamp())
 
     def _read(self, key: str) -> tuple[bytes, str]:
         stream = self._blob(key).download_blob()
@@ -65,8 +65,8 @@ class AzureStore(RemoteStore):
         return {"match_condition": MatchConditions.IfMissing} if if_absent else {}
 
     def _put(self, key: str, content: bytes, condition: dict[str, Any]) -> str:
-        told = self._blob(key).upload_blob(content, overwrite=True, **condition)
-        return str(told["etag"])
+        written = self._blob(key).upload_blob(content, overwrite=True, **condition)
+        return str(written["etag"])
 
     def _put_in_blocks(
         self,
@@ -89,8 +89,8 @@ class AzureStore(RemoteStore):
 
         count = upload(data, first, send, progress=progress)
         blocks = [BlobBlock(_block_id(mark, number)) for number in range(count)]
-        told = self._do(key, lambda: blob.commit_block_list(blocks, **condition))
-        return Stat(key, sum(sizes), told["etag"])
+        written = self._do(key, lambda: blob.commit_block_list(blocks, **condition))
+        return Stat(key, sum(sizes), written["etag"])
 
     def _delete(self, key: str) -> object:
         return self._blob(key).delete_blob()
@@ -192,10 +192,10 @@ class AzureStore(RemoteStore):
             return FailedAttempt(StorageError(f"{where}: {self._refused(code, status)}"))
         wait = retry_after(headers.get("Retry-After"))
         if status in AGAIN:
-            words = "is throttling" if status in (429, 503) else f"answers {status}"
+            state = "is throttling" if status in (429, 503) else f"answers {status}"
             asked = f", and asks to wait {wait:.0f} s" if wait else ""
             return FailedAttempt(
-                StorageError(f"{where} {words}{asked}; try again later"), True, wait
+                StorageError(f"{where} {state}{asked}; try again later"), True, wait
             )
         if isinstance(problem, azure.ServiceRequestError):
             text = f"{where} cannot be reached ({short(problem)}): check its name, DNS and firewall"
@@ -210,8 +210,8 @@ class AzureStore(RemoteStore):
                 StorageError(f"{where}: {self._how} holds a key that is no base64")
             )
         if isinstance(problem, azure.AzureError):
-            said = f"{status} {code}".strip() if status else short(problem)
-            return FailedAttempt(StorageError(f"{where} answers {said} for {key}"))
+            answer = f"{status} {code}".strip() if status else short(problem)
+            return FailedAttempt(StorageError(f"{where} answers {answer} for {key}"))
         raise problem
 
     def _refused(self, code: str, status: int | None) -> str:
@@ -274,8 +274,8 @@ def _block_id(mark: str, number: int) -> str:
 
 
 def _part(connection: str, name: str) -> str:
-    found = re.search(rf"(?:^|;)\s*{name}=([^;]*)", connection, re.IGNORECASE)
-    return found[1].strip() if found else ""
+    match = re.search(rf"(?:^|;)\s*{name}=([^;]*)", connection, re.IGNORECASE)
+    return match[1].strip() if match else ""
 
 
 def _account_of(connection: str) -> str:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from tandem.errors import Conflict, NotFound, StorageError
 from tandem.storage.store import Progress, Stat, check_key
+from tandem.util.files import locked
 
 CHUNK = 2**20
 STALE = 24 * 3600.0
@@ -142,10 +143,7 @@ class FolderStore:
         """Writers of one key take turns, also between processes; a killed one lets go."""
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        import fcntl  # creating needs no lock, and Windows has none of this kind
-
-        with (folder / f"{zlib.crc32(key.encode()) % 64:02}").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(folder / f"{zlib.crc32(key.encode()) % 64:02}"):
             yield
 
     def _walk(self, folder: Path, base: str, prefix: str, after: str) -> Iterator[Stat]:

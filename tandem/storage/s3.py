@@ -27,21 +27,21 @@ class S3Store(RemoteStore):
         self.bucket = bucket
 
     def _head(self, key: str) -> Stat:
-        told = self._client.head_object(**self._where(key))
-        modified = told["LastModified"].timestamp()
-        return Stat(key, told["ContentLength"], told["ETag"], modified)
+        answer = self._client.head_object(**self._where(key))
+        modified = answer["LastModified"].timestamp()
+        return Stat(key, answer["ContentLength"], answer["ETag"], modified)
 
     def _read(self, key: str) -> tuple[bytes, str]:
-        told = self._client.get_object(**self._where(key))
-        return told["Body"].read(), told["ETag"]
+        answer = self._client.get_object(**self._where(key))
+        return answer["Body"].read(), answer["ETag"]
 
     def _range(self, key: str, at: int, length: int, etag: str | None) -> tuple[bytes, str, str]:
-        told = self._client.get_object(
+        answer = self._client.get_object(
             **self._where(key),
             Range=f"bytes={at}-{at + length - 1}",
             **self._condition(False, etag),
         )
-        return told["Body"].read(), told.get("ContentRange") or "", told["ETag"]
+        return answer["Body"].read(), answer.get("ContentRange") or "", answer["ETag"]
 
     def _condition(self, if_absent: bool, if_match: str | None) -> dict[str, Any]:
         if if_match is not None:
@@ -49,8 +49,8 @@ class S3Store(RemoteStore):
         return {"IfNoneMatch": "*"} if if_absent else {}
 
     def _put(self, key: str, content: bytes, condition: dict[str, Any]) -> str:
-        told = self._client.put_object(**self._where(key), Body=content, **condition)
-        return str(told["ETag"])
+        answer = self._client.put_object(**self._where(key), Body=content, **condition)
+        return str(answer["ETag"])
 
     def _put_in_blocks(
         self,
@@ -67,17 +67,17 @@ class S3Store(RemoteStore):
         sizes = []
 
         def send(number: int, content: bytes) -> None:
-            told = self._do(
+            answer = self._do(
                 key,
                 lambda: self._client.upload_part(**named, PartNumber=number + 1, Body=content),
             )
-            parts[number + 1] = told["ETag"]
+            parts[number + 1] = answer["ETag"]
             sizes.append(len(content))
 
         try:
             upload(data, first, send, progress=progress)
             listed = [{"PartNumber": n, "ETag": parts[n]} for n in sorted(parts)]
-            told = self._do(
+            answer = self._do(
                 key,
                 lambda: self._client.complete_multipart_upload(
                     **named, MultipartUpload={"Parts": listed}, **condition
@@ -88,7 +88,7 @@ class S3Store(RemoteStore):
             # aborted.
             self._abort(named)
             raise
-        return Stat(key, sum(sizes), told["ETag"])
+        return Stat(key, sum(sizes), answer["ETag"])
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
         more: dict[str, str] = {"StartAfter": self.prefix + after} if after else {}
@@ -143,12 +143,12 @@ class S3Store(RemoteStore):
             raise StorageError(f"{self.url}: {short(problem)}") from None
 
     def _status(self, problem: Exception) -> int | None:
-        return _told(problem)[0]
+        return _reported(problem)[0]
 
     def _explain(self, key: str, problem: Exception) -> FailedAttempt:
         from botocore import exceptions as boto
 
-        status, code, headers = _told(problem)
+        status, code, headers = _reported(problem)
         where = f"{self.url}: bucket {self.bucket}"
         if code == "NoSuchBucket":
             return FailedAttempt(
@@ -186,8 +186,8 @@ class S3Store(RemoteStore):
             )
         if status in AGAIN or code in ("SlowDown", "RequestTimeout"):
             wait = retry_after(headers.get("retry-after"))
-            words = "is throttling" if status in (429, 503) else f"answers {status}"
-            return FailedAttempt(StorageError(f"{where} {words}; try again later"), True, wait)
+            state = "is throttling" if status in (429, 503) else f"answers {status}"
+            return FailedAttempt(StorageError(f"{where} {state}; try again later"), True, wait)
         if isinstance(problem, boto.NoCredentialsError | boto.PartialCredentialsError):
             return FailedAttempt(
                 StorageError(
@@ -208,10 +208,10 @@ class S3Store(RemoteStore):
         raise problem
 
 
-def _told(problem: Exception) -> tuple[int | None, str, dict[str, str]]:
-    told = getattr(problem, "response", None)
-    if not isinstance(told, dict):
+def _reported(problem: Exception) -> tuple[int | None, str, dict[str, str]]:
+    response = getattr(problem, "response", None)
+    if not isinstance(response, dict):
         return None, "", {}
-    answer = told.get("ResponseMetadata", {})
-    code = str(told.get("Error", {}).get("Code", ""))
+    answer = response.get("ResponseMetadata", {})
+    code = str(response.get("Error", {}).get("Code", ""))
     return answer.get("HTTPStatusCode"), code, answer.get("HTTPHeaders", {})

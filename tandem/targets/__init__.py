@@ -30,7 +30,7 @@ def open_target(
     if scheme == "process" and colon:
         from tandem.targets.local.process import process_target
 
-        return process_target(_port(url, rest), state=state)
+        return process_target(_port(url, rest), state=state, app=app)
     if scheme == "docker" and colon:
         from tandem.targets.local.docker import docker_target
 

@@ -28,6 +28,7 @@ from tandem.oci.blobs import registry_source
 from tandem.oci.pull import pull
 from tandem.oci.push import push
 from tandem.service import client as asked
+from tandem.service import http
 from tandem.targets import DeployRequest, Live, open_target
 from tandem.targets.local import bluegreen, docker
 from tandem.targets.local.bluegreen import BlueGreen
@@ -56,7 +57,7 @@ def login(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[BlueGreen]:
     # The state folder's name makes the containers of this test its own.
-    app = f"small-{tmp_path.name[-20:]}-{os.getpid()}"
+    app = f"small-{tmp_path.name[-20:].replace('_', '-').lower()}-{os.getpid()}"
     target = open_target(f"docker:{free_port()}", state=tmp_path, app=app)
     assert isinstance(target, BlueGreen)
     yield target
@@ -185,7 +186,7 @@ def test_run_once_has_no_network_and_is_removed(tmp_path: Path) -> None:
         asked.check_version(url, digest=digest)
         large = "x" * 300_000
         body = json.dumps({"rows": [large]}).encode()
-        assert asked._request("POST", url, "/score", body, 10)[0] == 200
+        assert http.ask("POST", url, "/score", body=body).status == 200
         (mine,) = once(os.getpid())
         assert mine.attrs["HostConfig"]["NetworkMode"] == "none"
     assert once(os.getpid()) == []
@@ -340,8 +341,8 @@ KILLED = """
             return result
         setattr(module, name, wrapped)
 
-    around(state, "write_atomically")
-    around(stable_port, "write_atomically")
+    around(state, "write_whole")
+    around(stable_port, "write_whole")
     for name in ("start", "terminate", "kill"):
         around(docker.DockerRunner, name)
     target = open_target("docker:" + sys.argv[1], state=Path(sys.argv[2]), app=sys.argv[3])

@@ -23,7 +23,9 @@ from tandem.service import client
 from tandem.service.probe import Asked, ask_instance, ask_private_instance
 from tandem.targets import DeployRequest, Live, Target, open_target
 from tandem.targets.kubernetes.settings import KubernetesSettings
+from tandem.targets.local.bluegreen import BlueGreen
 from tandem.targets.local.ports import free_port
+from tandem.targets.local.process import ProcessRunner
 from tandem.targets.once import run_once
 
 
@@ -137,6 +139,50 @@ def test_a_private_instance_is_asked_without_the_contract(
     assert str(answers).startswith("answered 1 of 1 questions")
 
 
+def test_two_apps_on_one_machine_do_not_meet(tmp_path: Path, registry: MemoryRegistry) -> None:
+    targets = {
+        app: open_target(f"process:{free_port()}", state=tmp_path, app=app)
+        for app in ("first", "second")
+    }
+    try:
+        lives = {
+            app: deploy(target, registry, local(registry, app), app, 1)
+            for app, target in targets.items()
+        }
+        # More images than are kept, all of them old enough to go: those that run stay.
+        for number in range(2, 9):
+            deploy(targets["second"], registry, local(registry, f"w{number}"), f"w{number}", number)
+            for root in (tmp_path / "roots").iterdir():
+                os.utime(root, (number, number))
+        deploy(targets["second"], registry, local(registry, "last"), "last", 9)
+        assert (tmp_path / "roots" / lives["first"].digest.removeprefix("sha256:")).is_dir()
+        assert len(list((tmp_path / "roots").iterdir())) < 9
+        assert word_at(lives["first"].url) == "first"
+        assert targets["second"].stop(progress=print)
+        current = targets["first"].current()
+        assert current and word_at(current.url) == "first"
+    finally:
+        for target in targets.values():
+            target.stop(progress=print)
+
+
+def test_what_the_first_edition_remembered_stays_with_one_app(
+    tmp_path: Path, registry: MemoryRegistry
+) -> None:
+    port = free_port()
+    earlier = BlueGreen(ProcessRunner(tmp_path), port, tmp_path / "process")
+    live = deploy(earlier, registry, local(registry, "one"), "one", 1)
+    target = open_target(f"process:{port}", state=tmp_path, app="first")
+    try:
+        current = target.current()
+        assert current and current.detail["pid"] == live.detail["pid"]
+        assert open_target(f"process:{port}", state=tmp_path, app="second").current() is None
+        again = open_target(f"process:{port}", state=tmp_path, app="first")
+        assert again.current() == current
+    finally:
+        assert target.stop(progress=print)
+
+
 # On Docker and on Kubernetes
 
 
@@ -170,6 +216,20 @@ def test_on_docker_it_is_reached_at_the_port_of_its_own(tmp_path: Path, real_reg
         port=5000, command=PORT,
     ) as url:  # fmt: skip
         assert word_at(url) == "one"
+
+
+@pytest.mark.xdist_group("docker")
+def test_on_docker_an_image_without_python_is_one_line(tmp_path: Path, real_registry: Any) -> None:
+    require("docker")
+    digest = cluster_image.small("one", server=plain_app.SERVER)
+    with (
+        pytest.raises(TargetError, match="the image has no python3"),
+        run_once(
+            real_registry, digest, state=tmp_path, engine="docker", deadline=1.0,
+            command=("/bin/sleep", "60"), env={"PATH": "/nowhere"},
+        ),
+    ):  # fmt: skip
+        pass
 
 
 @pytest.mark.xdist_group("kubernetes")

@@ -297,7 +297,7 @@ KILLED = """
         setattr(module, name, wrapped)
 
     for module in (state, stable_port):
-        around(module, "write_atomically")
+        around(module, "write_whole")
     around(stable_port, "remember")
     for module in (bluegreen, stable_port):
         around(module, "terminate")

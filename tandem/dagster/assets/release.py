@@ -24,12 +24,13 @@ def release_asset(app: App) -> dg.AssetsDefinition:
         project = tandem.project(app)
         record = record_release(project, trigger=trigger, run_id=context.run.run_id)
         # The model's page tells which releases used it.
-        context.log_event(
-            dg.AssetObservation(
-                keys.key(app, "model"),
-                metadata={"version": record.model.version, "used_by_release": record.number},
+        if not record.model.is_none:
+            context.log_event(
+                dg.AssetObservation(
+                    keys.key(app, "model"),
+                    metadata={"version": record.model.version, "used_by_release": record.number},
+                )
             )
-        )
         return dg.MaterializeResult(
             metadata=metadata.of_release(record, app, project),
             data_version=dg.DataVersion(str(record.number)),

@@ -50,9 +50,9 @@ def check_golden_agrees(manifest: Manifest, golden: Golden) -> None:
         _check_probabilities(golden)
     # What the service would make of these answers; one target alone is a number there, not a list.
     answers = np.asarray(golden.answers, dtype=np.float64)
-    told = predictions_of(manifest, answers if classifies or width > 1 else answers[:, 0])
-    for number, (want, got) in enumerate(zip(told, golden.predictions, strict=True)):
-        if problem := _contradiction(manifest, golden.answers[number], want, got):
+    expected = predictions_of(manifest, answers if classifies or width > 1 else answers[:, 0])
+    for number, (right, recorded) in enumerate(zip(expected, golden.predictions, strict=True)):
+        if problem := _contradiction(manifest, golden.answers[number], right, recorded):
             raise PackageError(f"{GOLDEN}: prediction {number} contradicts its answer: {problem}")
 
 
@@ -79,37 +79,41 @@ def _check_probabilities(golden: Golden) -> None:
 
 
 def _contradiction(
-    manifest: Manifest, answer: Sequence[float], want: Prediction, got: Prediction
+    manifest: Manifest, answer: Sequence[float], right: Prediction, recorded: Prediction
 ) -> str:
     if manifest.task == "regression":
-        if got.labels or got.probabilities or not _same(want.value, got.value):
-            return f"value {str(got.value)[:60]}, the answer is {str(want.value)[:60]}"
+        if recorded.labels or recorded.probabilities or not _same(right.value, recorded.value):
+            return f"value {str(recorded.value)[:60]}, the answer is {str(right.value)[:60]}"
         return ""
-    if got.value is not None or not len(want.labels) == len(got.labels) == len(got.probabilities):
+    if recorded.value is not None or not len(right.labels) == len(recorded.labels) == len(
+        recorded.probabilities
+    ):
         return (
-            f"{len(got.labels)} labels with {len(got.probabilities)} probabilities, "
-            f"expected the best {len(want.labels)}"
+            f"{len(recorded.labels)} labels with {len(recorded.probabilities)} probabilities, "
+            f"expected the best {len(right.labels)}"
         )
-    if len(set(got.labels)) != len(got.labels):
-        return f"labels {got.labels}: one is there twice"
+    if len(set(recorded.labels)) != len(recorded.labels):
+        return f"labels {recorded.labels}: one is there twice"
     place = {label: at for at, label in enumerate(manifest.labels)}
-    for label, given, best in zip(got.labels, got.probabilities, want.probabilities, strict=True):
+    for label, given, best in zip(
+        recorded.labels, recorded.probabilities, right.probabilities, strict=True
+    ):
         # Equally probable labels may stand in any order.
         if label not in place or not _same(answer[place[label]], best):
-            return f"labels {got.labels}, the best are {want.labels}"
+            return f"labels {recorded.labels}, the best are {right.labels}"
         if not _same(given, best):
             return f"{label!r} with probability {given}, the answer is {best}"
     return ""
 
 
-def _same(one: float | list[float] | None, other: float | list[float] | None) -> bool:
-    if isinstance(one, list) or isinstance(other, list):
+def _same(first: float | list[float] | None, other: float | list[float] | None) -> bool:
+    if isinstance(first, list) or isinstance(other, list):
         return (
-            isinstance(one, list)
+            isinstance(first, list)
             and isinstance(other, list)
-            and len(one) == len(other)
-            and all(map(_same, one, other))
+            and len(first) == len(other)
+            and all(map(_same, first, other))
         )
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= _SAME * max(1.0, abs(one))
+    if first is None or other is None:
+        return first is other
+    return abs(first - other) <= _SAME * max(1.0, abs(first))

@@ -137,10 +137,12 @@ def verify_file(path: Path, file: File) -> None:
 def _digest(manifest: Mapping[str, Any]) -> str:
     # Who published it, when, and from which commit is not what it is: a retrained equal model is
     # the same model.
-    told = {
+    content = {
         k: v for k, v in manifest.items() if k not in {"created", "publisher", "training_commit"}
     }
-    return "sha256:" + hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+    return (
+        "sha256:" + hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+    )
 
 
 def _small(path: Path, limit: int) -> bytes:

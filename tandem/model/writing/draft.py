@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import msgspec
@@ -58,8 +57,3 @@ def scale(manifest: Manifest, answers: NDArray[Any]) -> Any:
         if manifest.task == "classification"
         else np.maximum(np.abs(answers), np.abs(answers).mean() + 1e-12)
     )
-
-
-def now() -> str:
-    """The time as RFC 3339 in UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

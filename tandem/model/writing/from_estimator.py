@@ -20,12 +20,13 @@ from tandem.model.package import (
     library_versions,
 )
 from tandem.model.package.fitted import check_fitted
-from tandem.model.writing.draft import CHECKED_ROWS, TOLERANCE, Draft, check_answers, now
+from tandem.model.writing.draft import CHECKED_ROWS, TOLERANCE, Draft, check_answers
 from tandem.model.writing.native_export import export, native_of
 from tandem.model.writing.onnx_export import convert
 from tandem.model.writing.portable import parts, portable
 from tandem.model.writing.sample import table_of
 from tandem.model.writing.skops_export import dump_skops
+from tandem.util.clock import now
 
 
 def draft_of_estimator(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tandem.errors import PackageError
 from tandem.model.package import Manifest
-from tandem.model.writing.draft import now
 from tandem.model.writing.held_out import file_of
+from tandem.util.clock import now
 
 
 def manifest_of_files(folder: Path, source: Path, name: str) -> Manifest:

@@ -25,9 +25,10 @@ from tandem.model.package import (
     onnx_session,
 )
 from tandem.model.package.format import Probabilities
-from tandem.model.writing.draft import CHECKED_ROWS, TOLERANCE, Draft, check_answers, now
+from tandem.model.writing.draft import CHECKED_ROWS, TOLERANCE, Draft, check_answers
 from tandem.model.writing.golden import GOLDEN_ROWS
 from tandem.model.writing.sample import table_of
+from tandem.util.clock import now
 
 
 def draft_of_onnx(

@@ -40,17 +40,17 @@ def keep_held_out(
     answers = np.asarray(truth)
     if len(answers) != len(rows):
         raise PackageError(f"held_out: {len(rows)} rows with {len(answers)} answers")
-    told: list[Any]
+    answered: list[Any]
     if manifest.task == "classification":
-        told = _names_of(manifest, answers)
+        answered = _names_of(manifest, answers)
     else:
-        told = np.asarray(answers, dtype=np.float64).tolist()
+        answered = np.asarray(answers, dtype=np.float64).tolist()
     # Evenly thinned out to what is read again, rather than cut: the order may mean something.
     keep = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), EVALUATION_ROWS)).astype(int))
-    data = msgspec.json.encode(HeldOut(as_rows(rows[keep]), [told[at] for at in keep]))
+    data = msgspec.json.encode(HeldOut(as_rows(rows[keep]), [answered[at] for at in keep]))
     while len(data) > MAX_EVALUATION and len(keep) > 1:
         keep = keep[::2]
-        data = msgspec.json.encode(HeldOut(as_rows(rows[keep]), [told[at] for at in keep]))
+        data = msgspec.json.encode(HeldOut(as_rows(rows[keep]), [answered[at] for at in keep]))
     (folder / EVALUATION).write_bytes(data)
     return msgspec.structs.replace(evaluation, rows=len(keep), file=file_of(folder / EVALUATION))
 
@@ -61,13 +61,13 @@ def feature_names_of(manifest: Manifest) -> list[str] | None:
 
 
 def _names_of(manifest: Manifest, truth: NDArray[Any]) -> list[str]:
-    told = [str(value) for value in truth.tolist()]
-    if set(told) <= set(manifest.labels):
-        return told
+    answered = [str(value) for value in truth.tolist()]
+    if set(answered) <= set(manifest.labels):
+        return answered
     # Class numbers where the labels were given other names.
     if truth.dtype.kind in "iu" and truth.min() >= 0 and truth.max() < len(manifest.labels):
         return [manifest.labels[value] for value in truth.tolist()]
-    unknown = sorted(set(told) - set(manifest.labels))[:3]
+    unknown = sorted(set(answered) - set(manifest.labels))[:3]
     raise PackageError(f"held_out: answers {unknown} are none of the labels")
 
 

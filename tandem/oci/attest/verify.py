@@ -46,10 +46,9 @@ class ImageReport(msgspec.Struct, frozen=True, kw_only=True):
 WANTED = (
     "org.opencontainers.image.revision",
     "org.opencontainers.image.version",
-    "tandem.model.name",
-    "tandem.model.version",
-    "tandem.model.digest",
 )
+OF_MODEL = ("tandem.model.name", "tandem.model.version", "tandem.model.digest")
+"""Labels of every image but one whose version says that it is code alone."""
 
 
 def verify(
@@ -105,7 +104,9 @@ def _settings(image: Image) -> Finding:
 
 
 def _labels(image: Image) -> Finding:
-    missing = [name for name in WANTED if not image.labels.get(name)]
+    is_code = image.labels.get("org.opencontainers.image.version", "").endswith("-code")
+    wanted = WANTED if is_code else (*WANTED, *OF_MODEL)
+    missing = [name for name in wanted if not image.labels.get(name)]
     text = f"labels missing: {', '.join(missing)}" if missing else "all labels are there"
     return Finding(name="labels", ok=not missing, text=text)
 

@@ -24,7 +24,6 @@ from tandem.targets.kubernetes.record import (
     hash_of,
     last_good,
     mark_good,
-    now,
     read_record,
     release_of,
     write_record,
@@ -32,6 +31,7 @@ from tandem.targets.kubernetes.record import (
 from tandem.targets.kubernetes.settings import KubernetesSettings
 from tandem.targets.kubernetes.timeline import Timeline
 from tandem.targets.protocol import ServiceCheck
+from tandem.util.clock import now
 
 ADDRESS_WAIT = 300.0
 """Seconds a cloud may take to give a load balancer its address, or DNS its name."""

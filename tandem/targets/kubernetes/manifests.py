@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tandem.contract import ALIVE_PATH, OWN_READY_PATH, READY_PATH
+from tandem.contract import ALIVE_PATH, OWN_ALIVE_PATH, OWN_READY_PATH, READY_PATH
 from tandem.targets.kubernetes.settings import KubernetesSettings
 from tandem.targets.protocol import SERVICE_PORT
 
@@ -20,6 +20,7 @@ FENCE = PREFIX + "fence"
 DNS_LABEL = "service.beta.kubernetes.io/azure-dns-label-name"
 PUBLIC_PORT = 80
 USER = 10001
+ALIVE_PATHS = {READY_PATH: ALIVE_PATH, OWN_READY_PATH: OWN_ALIVE_PATH}
 
 Object = dict[str, Any]
 """One Kubernetes object as JSON."""
@@ -173,7 +174,7 @@ def _pod(
     }
 
     # The contract has a path for each; of another service one path must do.
-    alive = ALIVE_PATH if release.health in (READY_PATH, OWN_READY_PATH) else release.health
+    alive = ALIVE_PATHS.get(release.health, release.health)
 
     def probe(path: str, *, period: int, timeout: int, failures: int) -> Object:
         asked: Object = {"httpGet": {"path": path, "port": "http"}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -99,8 +98,3 @@ def release_of(deployment: Object | None) -> int:
 def hash_of(objects: list[Object]) -> str:
     """What tells these manifests from others."""
     return hashlib.sha256(json.dumps(objects, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def now() -> str:
-    """This moment as RFC 3339 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

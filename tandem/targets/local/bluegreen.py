@@ -31,11 +31,11 @@ from tandem.targets.local.state import (
     is_left_behind,
     is_over,
     is_switching,
-    now,
     retiring,
 )
 from tandem.targets.protocol import DeployRequest, Live, Say, ServiceCheck
 from tandem.util import processes
+from tandem.util.clock import now
 
 KEEP = 10
 """Logs and unpacked images that stay, for a look back and for a quick way back."""

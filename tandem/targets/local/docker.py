@@ -15,7 +15,7 @@ from tandem.targets.local.bluegreen import BlueGreen
 from tandem.targets.local.docker_engine import engine, ensure_image, log_of, remove
 from tandem.targets.local.ports import HOST
 from tandem.targets.local.runner import DRAIN_SECONDS, TAKEN, PortLost
-from tandem.targets.local.state import Instance
+from tandem.targets.local.state import Instance, target_folder
 from tandem.targets.protocol import DeployRequest, Say
 from tandem.util import processes
 
@@ -37,7 +37,7 @@ PORT_TAKEN = (TAKEN, "port is already allocated")
 
 def docker_target(port: int, *, state: Path, app: str) -> BlueGreen:
     """The target `docker:PORT`, remembering what it started under `state`."""
-    return BlueGreen(DockerRunner(app), port, state / "docker")
+    return BlueGreen(DockerRunner(app), port, target_folder(state, "docker", app))
 
 
 class DockerRunner:

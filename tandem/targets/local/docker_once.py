@@ -22,7 +22,7 @@ from tandem.targets.local.docker import (
     sweep_private,
 )
 from tandem.targets.local.docker_engine import engine, ensure_image, log_of, remove
-from tandem.targets.local.docker_relay import relayed
+from tandem.targets.local.docker_relay import relayed, require_python
 from tandem.targets.local.ports import HOST
 from tandem.targets.local.runner import Start, judged_by_its_end
 from tandem.util import processes
@@ -67,6 +67,7 @@ def run_container_once(
                         url, start.deadline, lambda: _ended(container), path=start.health
                     )
                 except TargetError as problem:
+                    require_python(container)
                     logged = log_of(container)
                     raise type(problem)(
                         f"{registry.reference(digest)} does not start: {problem}"

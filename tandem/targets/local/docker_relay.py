@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from tandem.errors import TargetError
 from tandem.targets.local.docker_engine import remove
 from tandem.targets.local.ports import HOST
 
@@ -32,6 +33,8 @@ while data := service.recv(65536):
     while data:
         data = data[os.write(1, data):]
 """
+NOT_RUNNABLE = (126, 127)
+"""Exit codes where there is no such program."""
 RELAY_WAIT = 5.0
 """Seconds for which one relay waits for the service to listen, so that not every look is a new
 one."""
@@ -60,6 +63,18 @@ def relayed(container: Any, port: int) -> Iterator[str]:
             thread.join()
             # Connections that are still open end with the container.
             remove(container)
+
+
+def require_python(container: Any) -> None:
+    """Raise `TargetError` where the container runs and has no Python: nothing can relay then."""
+    import docker.errors
+
+    with contextlib.suppress(docker.errors.APIError):
+        if container.exec_run(["python3", "-I", "-S", "-c", ""]).exit_code in NOT_RUNNABLE:
+            raise TargetError(
+                "the image has no python3, through which a container without network is asked: "
+                "add Python to the image"
+            )
 
 
 def _relay(container: Any, port: int, client: socket.socket) -> None:

@@ -30,7 +30,7 @@ from tandem.targets.local.children import (
 )
 from tandem.targets.local.ports import HOST, is_free
 from tandem.targets.local.runner import DRAIN_SECONDS, LOG_LINES, TAKEN, PortLost
-from tandem.targets.local.state import Instance
+from tandem.targets.local.state import Instance, digests_in_use, target_folder
 from tandem.targets.protocol import DeployRequest, Say
 from tandem.util.venv import bare_python
 
@@ -49,9 +49,9 @@ class Prepared(msgspec.Struct, frozen=True):
     folder: str
 
 
-def process_target(port: int, *, state: Path) -> BlueGreen:
+def process_target(port: int, *, state: Path, app: str) -> BlueGreen:
     """The target `process:PORT`, remembering what it started under `state`."""
-    return BlueGreen(ProcessRunner(state), port, state / "process")
+    return BlueGreen(ProcessRunner(state), port, target_folder(state, "process", app))
 
 
 class ProcessRunner:
@@ -142,7 +142,7 @@ class ProcessRunner:
 
     def tidy(self, digests: set[str]) -> None:
         """Remove unpacked images and layers that nobody used lately."""
-        rootfs.prune(self.state, digests)
+        rootfs.prune(self.state, digests | digests_in_use(self.state, self.scheme))
 
     def sweep(self) -> list[str]:
         """Stop the checks that a killed process left running."""

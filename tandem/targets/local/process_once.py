@@ -19,7 +19,9 @@ from tandem.targets.local.children import known
 from tandem.targets.local.ports import HOST, free_port
 from tandem.targets.local.process import Prepared, ProcessRunner, prepare
 from tandem.targets.local.runner import PortLost, Start, judged_by_its_end
-from tandem.targets.local.state import Instance, now, write_atomically
+from tandem.targets.local.state import Instance
+from tandem.util.clock import now
+from tandem.util.files import write_whole
 
 
 @contextlib.contextmanager
@@ -61,10 +63,10 @@ def _started(
         owner=known(os.getpid()),
     )
     record = folder / f"{token}.json"
-    write_atomically(record, msgspec.json.encode(instance))
+    write_whole(record, msgspec.json.encode(instance))
     try:
         instance = runner.start(instance, prepared)
-        write_atomically(record, msgspec.json.encode(instance))
+        write_whole(record, msgspec.json.encode(instance))
         with _ends_with_us(instance):
             url = f"http://{HOST}:{instance.port}"
             try:

@@ -1,7 +1,7 @@
 """The stable port of a target: passes connections on to the backend in a file.
 
-Run by path as a program of its own (`python -I -S front.py PORT FILE`), so it imports the standard
-library only. The file holds `PORT TOKEN`, is replaced atomically, and is read at every new
+Run by path as a program of its own (`python -I -S proxy.py HOST PORT FILE`), so it imports the
+standard library only. The file holds `PORT TOKEN`, is replaced atomically, and is read at every new
 connection: a switch needs no signal, and connections that are open stay with the backend they have.
 """
 
@@ -19,7 +19,7 @@ HIGH_WATER = 256 * 1024
 # A backend that is being replaced can refuse for a moment; a new connection is worth that wait.
 CONNECT_ATTEMPTS = 20
 CONNECT_PAUSE = 0.05
-# Seconds that open connections have when the front is told to end.
+# Seconds that open connections have when the proxy is told to end.
 DRAIN = 15.0
 DRAIN_PAUSE = 0.02
 
@@ -145,7 +145,7 @@ async def serve(host: str, port: int, backend: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """`front.py HOST PORT FILE`; exit code 98 when the port is taken."""
+    """`proxy.py HOST PORT FILE`; exit code 98 when the port is taken."""
     host, port, backend = argv
     try:
         asyncio.run(serve(host, int(port), Path(backend)))

@@ -13,8 +13,9 @@ from tandem.errors import TargetError
 from tandem.targets.local import proxy as proxy_program
 from tandem.targets.local.children import Process, known, process_alive, remember, terminate
 from tandem.targets.local.ports import HOST
-from tandem.targets.local.state import Instance, ProxyProcess, write_atomically
+from tandem.targets.local.state import Instance, ProxyProcess
 from tandem.targets.protocol import Say
+from tandem.util.files import write_whole
 
 
 class StablePort:
@@ -91,7 +92,7 @@ class StablePort:
         if instance is None:
             self.backend_file.unlink(missing_ok=True)
         else:
-            write_atomically(self.backend_file, f"{instance.port} {instance.token}\n".encode())
+            write_whole(self.backend_file, f"{instance.port} {instance.token}\n".encode())
 
     def leads_to(self, *instances: Instance) -> bool:
         """Whether new connections go to one of these."""

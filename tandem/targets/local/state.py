@@ -7,12 +7,9 @@ found again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import tempfile
+import re
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -21,6 +18,7 @@ from tandem.errors import TargetError
 from tandem.targets.local.children import Process
 from tandem.targets.protocol import SERVICE_PORT, Say
 from tandem.util import processes
+from tandem.util.files import locked, write_whole
 
 LOCK_WAIT = 600.0
 """Seconds to wait for another deploy to end."""
@@ -103,9 +101,7 @@ class StateFolder:
 
     def write(self, state: State) -> State:
         """Remember `state`, and return it."""
-        write_atomically(
-            self.folder / "state.json", msgspec.json.format(msgspec.json.encode(state))
-        )
+        write_whole(self.folder / "state.json", msgspec.json.format(msgspec.json.encode(state)))
         return state
 
     @contextlib.contextmanager
@@ -135,13 +131,39 @@ class StateFolder:
     def try_lock(self) -> Iterator[bool]:
         """Whether the lock is ours for as long as the context lasts."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        with locked(self.folder / "lock", wait=False) as ours:
+            yield ours
+
+
+def target_folder(state: Path, scheme: str, app: str) -> Path:
+    """Where the target of `app` remembers what it started.
+
+    The first edition had one folder for all: it stays with the first app that asks for it.
+    """
+    shared = state / scheme
+    if (shared / "state.json").exists():
+        # A link is there at once with its content, and there is never a second one.
+        owner = shared / "app"
+        with contextlib.suppress(FileExistsError):
+            owner.symlink_to(app)
+        if str(owner.readlink()) == app:
+            return shared
+    return shared / "apps" / re.sub(r"[^\w.-]", "-", app)
+
+
+def digests_in_use(state: Path, scheme: str) -> set[str]:
+    """The images that the targets of all apps run, or are about to."""
+    digests = set()
+    shared = state / scheme
+    for path in (shared / "state.json", *shared.glob("apps/*/state.json")):
+        try:
+            remembered = msgspec.json.decode(path.read_bytes(), type=State)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        instances = (remembered.live, remembered.starting)
+        digests |= {instance.digest for instance in instances if instance}
+        digests |= {ending.instance.digest for ending in remembered.retiring}
+    return digests
 
 
 def is_left_behind(state: State) -> bool:
@@ -177,19 +199,3 @@ def _uptime() -> float:
 def _boot() -> str:
     """This start of this machine."""
     return processes.identity().partition("/")[0]
-
-
-def now() -> str:
-    """This moment as RFC 3339 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)

@@ -365,7 +365,7 @@ IMPOSSIBLE: list[tuple[Callable[[], Any], Callable[[Any], Any], str]] = [
     (boosting, other_width, "a tree of 200 features, not 4"),
     (boosting, put("estimators_", lambda a: np.hstack([a, a])), "6 trees a round"),
     (boosting, put("estimators_", lambda a: a[:, :1].copy()), "1 trees a round"),
-    (boosting, put("estimators_", lambda a: a.ravel()), "no table of trees"),
+    (boosting, put("estimators_", lambda a: a.ravel()), "not a table of trees"),
     (
         boosting,
         put("init_", lambda a: logistic()),

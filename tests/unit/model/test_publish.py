@@ -56,7 +56,7 @@ def test_nothing_is_printed_without_progress(
 
 
 def test_a_first_model_without_held_out_rows_is_published_and_says_who_accepts_it(
-    quick: None,
+    quick: None, tmp_path: Path
 ) -> None:
     store = MemoryStore()
     version = published(store, held_out=None)
@@ -66,7 +66,7 @@ def test_a_first_model_without_held_out_rows_is_published_and_says_who_accepts_i
     assert "tandem accept 1 --app tiny --by NAME --reason WHY" in told(version)
     repository = Repository(store, "tiny")
     acceptance.overrule(repository, 1, by="Ann", reason="the first one")
-    verdict = acceptance.judge(repository, 1, Criteria(), cache=Path("unused"), again=True)
+    verdict = acceptance.judge(repository, 1, Criteria(), cache=tmp_path, again=True)
     assert verdict.accepted
 
 
@@ -145,6 +145,22 @@ def test_a_regression_is_measured_by_its_own_metric(quick: None) -> None:
     )
     assert version.outcome is not None
     assert version.outcome.state == "accepted", told(version)
+
+
+def test_another_metric_than_the_rules_may_be_taken_upon_themselves(
+    quick: None, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    keep(Repository(store, "tiny"), Criteria(rule=AcceptanceRule(metric="r2")))
+    version = published(store)
+    assert version.outcome is not None
+    assert version.outcome.state == "refused"
+    assert "r2 does not measure a classification" in told(version)
+    assert "a person takes it upon themselves: tandem accept 1" in told(version)
+    repository = Repository(store, "tiny")
+    criteria = Criteria(rule=AcceptanceRule(metric="r2"))
+    acceptance.overrule(repository, 1, by="Ann", reason="accuracy is what counts")
+    assert acceptance.judge(repository, 1, criteria, cache=tmp_path).accepted
 
 
 def test_no_outcome_is_worked_out_where_none_is_wanted() -> None:

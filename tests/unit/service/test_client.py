@@ -119,6 +119,16 @@ def test_waiting_ends_at_the_deadline_with_the_last_answer(service: Any) -> None
         client.wait_ready(url, 0.1)
 
 
+def test_a_service_is_ready_by_the_health_path_of_its_own(service: Any) -> None:
+    url, answers = service
+    answers["/health"] = (302, b"")
+    client.wait_ready(url, 1.0, path="/health")
+    with pytest.raises(TargetError, match=r"/readyz answered 404"):
+        client.wait_ready(url, 0.1)
+    # Without a path any answer shows that it is there.
+    client.wait_ready(url, 1.0, path="")
+
+
 def test_waiting_ends_at_once_when_nothing_can_come_any_more(service: Any) -> None:
     url, answers = service
     answers["/readyz"] = (503, b"")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -26,8 +27,10 @@ FULL = KubernetesSettings(
 )
 
 
-def made(settings: KubernetesSettings = FULL, **more: Any) -> dict[str, Any]:
-    found = manifests.objects("digits", "prod", settings, RELEASE, **more)
+def made(
+    settings: KubernetesSettings = FULL, release: ReleasedImage = RELEASE, **more: Any
+) -> dict[str, Any]:
+    found = manifests.objects("digits", "prod", settings, release, **more)
     return {one["kind"]: one for one in found}
 
 
@@ -87,6 +90,63 @@ def test_no_pod_goes_before_another_is_there_and_it_has_time_to_drain() -> None:
     drain = {pair["name"]: pair["value"] for pair in pod["containers"][0]["env"]}
     assert drain["TANDEM_DRAIN_SECONDS"] == "7"
     assert pod["terminationGracePeriodSeconds"] > 7 + 20
+
+
+def container_of(**of_release: Any) -> dict[str, Any]:
+    release = msgspec.structs.replace(RELEASE, **of_release)
+    (container,) = made(release=release)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def test_a_service_that_speaks_the_contract_is_probed_at_a_path_for_each_question() -> None:
+    container = container_of()
+    paths = {name: probe["httpGet"]["path"] for name, probe in container.items() if "Probe" in name}
+    assert paths == {
+        "startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz",
+    }  # fmt: skip
+    assert "lifecycle" not in container and "command" not in container
+    # The same below a prefix that no route of the app's own is in the way of.
+    container = container_of(health="/_tandem/ready")
+    assert container["readinessProbe"]["httpGet"]["path"] == "/_tandem/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/_tandem/live"
+
+
+def test_any_other_service_is_probed_at_its_one_health_path_or_at_its_port() -> None:
+    of_path, of_port = container_of(health="/health"), container_of(health="")
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert of_path[name]["httpGet"] == {"path": "/health", "port": "http"}
+        assert of_port[name]["tcpSocket"] == {"port": "http"}
+        assert "httpGet" not in of_port[name]
+
+
+def test_port_and_command_are_those_of_the_release() -> None:
+    release = msgspec.structs.replace(RELEASE, port=5000, command=("node", "server.js"))
+    found = made(release=release)
+    (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    env = {pair["name"]: pair["value"] for pair in container["env"]}
+    assert container["command"] == ["node", "server.js"]
+    assert (container["ports"][0]["containerPort"], env["PORT"]) == (5000, "5000")
+    assert found["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"] == 5000
+    assert found["Service"]["spec"]["ports"][0]["targetPort"] == "http"
+
+
+def test_a_service_that_does_not_drain_is_stopped_once_nothing_is_sent_to_it() -> None:
+    container = container_of(names_its_image=False)
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "15"]
+
+
+@pytest.mark.parametrize("version", ["1.33.0", "1.37.0"])
+def test_the_objects_of_any_other_service_are_valid_too(version: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import kubernetes_validate
+
+    for health in ("/health", ""):
+        release = msgspec.structs.replace(
+            RELEASE, health=health, port=80, command=("a",), names_its_image=False
+        )
+        for one in made(release=release).values():
+            kubernetes_validate.validate(one, version, strict=True)
 
 
 def test_azure_is_asked_for_the_label_of_its_own_names_only() -> None:

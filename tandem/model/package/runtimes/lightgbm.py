@@ -79,19 +79,24 @@ def check_trees(path: Path) -> int:
 
 def _checked(data: bytes) -> int:
     head, *blocks = re.split(rb"(?m)^(?=Tree=)", data.partition(b"\n" + _TREES_END)[0] + b"\n")
-    told = _fields(head)
+    header = _fields(head)
     if not data.startswith(b"tree\n") or b"\n" + _TREES_END not in data:
         raise PackageError(f"{FILE}: not a model of LightGBM's")
-    width = int(told[b"max_feature_idx"]) + 1
-    classes, at_once = int(told[b"num_class"]), int(told[b"num_tree_per_iteration"])
-    if not (0 < width < 2**31 and 0 < classes <= MAX_LABELS and at_once in (1, classes)):
+    width = int(header[b"max_feature_idx"]) + 1
+    classes, at_once = int(header[b"num_class"]), int(header[b"num_tree_per_iteration"])
+    if not (0 < width < 2**31 and 0 < classes <= MAX_LABELS and at_once == classes):
         raise PackageError(f"{FILE}: {classes} classes, {at_once} trees a round, {width} columns")
+    # Its library writes as many numbers a row as the objective says, and has room for as many as
+    # there are classes.
+    for token in header.get(b"objective", b"").split():
+        if token.startswith(b"num_class:") and int(token.partition(b":")[2]) != classes:
+            raise PackageError(f"{FILE}: its objective has another number of classes")
     # By these its library cuts the file, wherever that is.
-    sizes = [int(size) for size in told.get(b"tree_sizes", b"").split()]
+    sizes = [int(size) for size in header.get(b"tree_sizes", b"").split()]
     if sizes != [len(block) for block in blocks] or len(blocks) % at_once:
         raise PackageError(f"{FILE}: its trees are of other sizes than it states")
     for name in (b"feature_names", b"feature_infos"):
-        if len(told[name].split()) != width:
+        if len(header[name].split()) != width:
             raise PackageError(f"{FILE}: {name.decode()} of another number of columns")
     if re.search(rb"(?m)^pandas_categorical:(?!null|\[\])", data):
         raise PackageError(_CATEGORIES)

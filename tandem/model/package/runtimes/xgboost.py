@@ -99,12 +99,15 @@ def _checked(learner: Any) -> tuple[int, bool]:
     if kind not in ("gbtree", "dart"):
         raise PackageError(f"{FILE}: booster {str(kind)[:40]!r} is not supported, expected gbtree")
     model = booster["gbtree"]["model"] if kind == "dart" else booster["model"]
-    told = learner["learner_model_param"]
-    width = int(told["num_feature"])
-    groups = max(1, int(told.get("num_class", 0)), int(told.get("num_target", 1)))
+    shape = learner["learner_model_param"]
+    width = int(shape["num_feature"])
+    groups = max(1, int(shape.get("num_class", 0)), int(shape.get("num_target", 1)))
     trees, of_group = model["trees"], _integers(model["tree_info"])
     if groups > MAX_LABELS or not 0 < width < 2**31:
         raise PackageError(f"{FILE}: {groups} classes and {width} columns")
+    _check_outputs(learner, groups)
+    if any(model.get("cats", {}).values()):
+        raise PackageError(_CATEGORIES)
     if not len(trees) == len(of_group) == int(model["gbtree_model_param"]["num_trees"]):
         raise PackageError(f"{FILE}: {len(trees)} trees, another number than it states")
     if np.any((of_group < 0) | (of_group >= groups)):
@@ -122,21 +125,42 @@ def _checked(learner: Any) -> tuple[int, bool]:
     return width, kind == "gbtree"
 
 
+def _check_outputs(learner: Any, groups: int) -> None:
+    """What is written for each row is as long as the classes are: compiled code counts on it."""
+    start = msgspec.json.decode(learner["learner_model_param"]["base_score"])
+    if isinstance(start, list) and len(start) not in (1, groups):
+        raise PackageError(f"{FILE}: {len(start)} values to start from for {groups} classes")
+    for parameters in learner["objective"].values():
+        if isinstance(parameters, dict) and int(parameters.get("num_class", 0)) not in (0, groups):
+            raise PackageError(f"{FILE}: its objective has another number of classes")
+
+
+_NO_PARENT = 2**31 - 1
+_CATEGORIES = f"{FILE}: categories are not supported; encode them, in a Pipeline say, and fit again"
+_LISTS = (
+    *("base_weights", "default_left", "loss_changes", "parents"),
+    *("split_conditions", "split_type", "sum_hessian"),
+)
+
+
 def _check_tree(check: Trees, number: int, tree: Any) -> None:
-    if np.any(_integers(tree["split_type"])) or tree["categories"]:
-        raise PackageError(
-            f"{FILE}: categories are not supported; encode them, in a Pipeline say, and fit again"
-        )
+    if np.any(_integers(tree["split_type"])) or any(
+        tree[name] for name in tree if name.startswith("categories")
+    ):
+        raise PackageError(_CATEGORIES)
     size = tree["tree_param"]
     if int(size.get("size_leaf_vector", 1)) > 1:
         raise PackageError(f"{FILE}: trees with several targets in a leaf are not supported")
     left, right = _integers(tree["left_children"]), _integers(tree["right_children"])
     column = _integers(tree["split_indices"])
-    lengths = {len(tree[name]) for name in ("split_conditions", "default_left", "split_type")}
+    parents = _integers(tree["parents"])
+    lengths = {len(tree[name]) for name in _LISTS}
     if lengths != {len(left)} or int(size["num_nodes"]) != len(left):
         raise PackageError(f"{FILE}: tree {number} has lists of different lengths")
     if int(size["num_feature"]) != check.width:
         raise PackageError(f"{FILE}: tree {number} is of another number of columns")
+    if np.any((parents < 0) | ((parents >= len(left)) & (parents != _NO_PARENT))):
+        raise PackageError(f"{FILE}: tree {number} points outside of itself")
     check.check(number, left, right, column)
 
 

@@ -107,6 +107,8 @@ CHANGES = {
     "a list that is cut": (rb"(?m)^threshold=\S+ ", b"threshold="),
     "leaves that are cut": (rb"(?m)^leaf_value=\S+ ", b"leaf_value="),
     "a linear tree": (rb"is_linear=0", b"is_linear=1"),
+    "another objective": (rb"num_class:3", b"num_class:300"),
+    "one tree a round": (rb"num_tree_per_iteration=3", b"num_tree_per_iteration=1"),
     "many classes": (rb"num_class=3", b"num_class=99999999"),
     "one column": (rb"max_feature_idx=3", b"max_feature_idx=0"),
     "a field twice": (rb"(?m)^num_cat=0", b"num_cat=0\nnum_cat=0"),

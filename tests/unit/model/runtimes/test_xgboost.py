@@ -147,6 +147,13 @@ CHANGES = {
     "many classes": set_item(
         lambda learner: learner["learner_model_param"], "num_class", "9999999"
     ),
+    "another objective": set_item(
+        lambda learner: learner["objective"]["softmax_multiclass_param"], "num_class", "300"
+    ),
+    "too few starts": set_item(
+        lambda learner: learner["learner_model_param"], "base_score", "[0.5,0.5]"
+    ),
+    "a parent far outside": set_item(first_tree("parents"), 1, 10**6),
     "another booster": set_item(lambda learner: learner["gradient_booster"], "name", "evil"),
     "no booster": lambda learner: learner.pop("gradient_booster"),
 }
