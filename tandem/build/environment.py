@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tandem.util.files import locked
 from tandem.util.venv import bare_python
 
 log = logging.getLogger("tandem.build")
@@ -20,7 +21,7 @@ def locked_environment(lock: Path, home: Path) -> Path:
 
     Raises `BuildError` when something cannot be installed with the hash that is locked.
     """
-    from tandem.oci.app_image.wheels import alone, install
+    from tandem.oci.app_image.wheels import install
 
     content = lock.read_bytes() + sys.version.encode()
     folder = home / hashlib.sha256(content).hexdigest()[:16]
@@ -29,7 +30,7 @@ def locked_environment(lock: Path, home: Path) -> Path:
     packages = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
     # Not by a .pth file: tools tell a library from the commit's own code by where it is (hypothesis
     # reads all of the latter before its first test).
-    with alone(folder / ".lock"):
+    with locked(folder / ".lock"):
         if not packages.is_symlink():
             shutil.rmtree(packages, ignore_errors=True)
             # The tests may not write here, so the byte code is made now.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from tandem.oci.blobs import (
 )
 from tandem.oci.credentials import Credentials
 from tandem.oci.spool import reason, writing
+from tandem.util.files import locked
 
 NAME = "org.opencontainers.image.ref.name"
 """Annotation in index.json that holds a manifest's tag."""
@@ -260,15 +259,12 @@ class LayoutRegistry:
     def _locked(self) -> Iterator[list[dict[str, Any]]]:
         """The index as it is, while nobody else changes it."""
         self._prepare()
-        try:
-            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as problem:
-            raise self._error("cannot be written", problem) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / ".lock"))
+            except OSError as problem:
+                raise self._error("cannot be written", problem) from None
             yield self._index()
-        finally:
-            os.close(handle)
 
     def _error(self, what: str, problem: OSError) -> RegistryError:
         return RegistryError(f"{self.url} {what}: {reason(problem)}")

@@ -14,12 +14,13 @@ from tandem.errors import BuildError
 from tandem.oci import Layer, Progress, Registry
 from tandem.oci.app_image.compile_python import compile_python, interpreter
 from tandem.oci.app_image.python_runtime import PythonRuntime, host_python
-from tandem.oci.app_image.wheels import alone, install, tidy
+from tandem.oci.app_image.wheels import install, tidy
 from tandem.oci.blobs import BlobSource
 from tandem.oci.components import Component
 from tandem.oci.layer import BuiltLayer, Compression, make_layer
 from tandem.oci.spool import writing
 from tandem.oci.tar import Entry, file_entry, folder_entries, link_entry
+from tandem.util.files import locked
 from tandem.util.folders import scratch
 
 RECIPE = 3
@@ -76,7 +77,7 @@ def dependencies_layer(
     compression: Compression = "fast" if local else "small"
     key = dependencies_key(lock, wanted, compression)
     cache.mkdir(parents=True, exist_ok=True)
-    with alone(cache / f".{key}.lock"):
+    with locked(cache / f".{key}.lock"):
         known = _remembered(cache / f"{key}.json")
         if known:
             blob = cache / known.layer.descriptor.digest.removeprefix("sha256:")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import uv
@@ -20,6 +18,7 @@ from tandem.oci.app_image.lock_file import refuse_other_sources, without_login
 from tandem.oci.app_image.pip_settings import uv_configuration, uv_settings
 from tandem.oci.app_image.python_runtime import PythonRuntime
 from tandem.oci.components import Component, component_of
+from tandem.util.files import locked
 
 MOST_WORDS = 600
 
@@ -41,7 +40,7 @@ def install(
     if into.is_dir():
         return into
     into.parent.mkdir(parents=True, exist_ok=True)
-    with alone(into.parent / f".{into.name}.lock"):
+    with locked(into.parent / f".{into.name}.lock"):
         if into.is_dir():
             return into
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=into.parent) as temporary:
@@ -95,17 +94,6 @@ def _uv_tag(runtime: PythonRuntime) -> str:
     minor = int(runtime.libc.rpartition(".")[2] or 17)
     machine = {"amd64": "x86_64", "arm64": "aarch64"}[runtime.platform.architecture]
     return f"{machine}-manylinux_2_{max(n for n in known if n <= max(minor, 17))}"
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 _NOISE = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "uv_cache.json", "uv_build.json"}
