@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +34,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """False for a repository that has no tests, which every report of it then says."""
     model: Takes | None = None
     """The model that the code is written for, where it says so."""
+    trust: list[str] = []
+    """Classes of the application's own that may be in its model, by their full names; `pickle` for
+    files that only it opens."""
     code_alone: bool = False
     """Whether it is released without a model: it takes none, or carries one in its repository."""
     needs: list[str] = []
@@ -58,6 +62,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     command: list[str] | str | None = None
     tests: bool = True
     model: Takes | bool | None = None
+    trust: list[str] = []
     extension: bool | None = None
     health: str | None = None
     question: list[dict[str, Any]] = []
@@ -84,6 +89,9 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         raise RecipeError(f"{ENTRY}: paths, lock, test and command must not be empty")
     if table.model is True:
         raise RecipeError(f"{ENTRY}: expected model = false, or a table of what the code takes")
+    for name in table.trust:
+        if name != "pickle" and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
+            raise RecipeError(f"{ENTRY} trusts {name!r}: expected a full name like package.Class")
     guessed: dict[str, str] = {}
 
     def guess(key: str, found: defaults.Guess | None, missing: str) -> Any:
@@ -132,6 +140,7 @@ def read_recipe(folder: Path, app: str) -> Recipe:
         command=["sh", "-c", f"exec {command}"] if isinstance(command, str) else command,
         tests=table.tests,
         model=None if isinstance(table.model, bool) else table.model,
+        trust=table.trust,
         code_alone=table.model is False,
         needs=list(needs),
         contract=extension,

@@ -75,6 +75,7 @@ def _kinds(state: Path) -> Iterator[Path]:
     yield state / "models" / "judged"
     yield state / "environments"
     yield state / "locks"
+    yield state / "modules"
     yield state / "layers"
     yield state / "cache" / "layers"
     yield state / "cache" / "configs"

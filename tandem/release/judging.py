@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from tandem.build.app_build import AppBuild
 from tandem.errors import NothingToPack, SourceError
@@ -13,6 +15,7 @@ from tandem.model.rules import Criteria
 from tandem.release.commits import green_builds
 from tandem.release.project import Project
 from tandem.release.records import PassedOver, Proof
+from tandem.util.folders import beside
 
 
 def rule(project: Project, build: AppBuild | None = None) -> Criteria:
@@ -29,8 +32,25 @@ def rule(project: Project, build: AppBuild | None = None) -> Criteria:
         rule=project.rule,
         takes=build.recipe.model if build else None,
         lock=(build.locked or None) if build else None,
+        trust=tuple(build.recipe.trust) if build else (),
+        modules=_modules(project, build) if build else (),
         champion=(champion.model.version or None) if champion else None,
     )
+
+
+def _modules(project: Project, build: AppBuild) -> tuple[Path, ...]:
+    """The folder of the commit's own modules, where it trusts classes of theirs.
+
+    Only the judge reads it, in the sandbox: what is imported there is somebody's code.
+    """
+    if not set(build.recipe.trust) - {"pickle"}:
+        return ()
+    folder = project.state / "modules" / build.tree
+    if not folder.is_dir():
+        with beside(folder) as making:
+            project.source.checkout(build.commit, making)
+    os.utime(folder)  # what is not used for long is removed
+    return (folder,)
 
 
 def rules(project: Project) -> tuple[Iterator[tuple[AppBuild, Criteria]], list[PassedOver]]:

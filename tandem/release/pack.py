@@ -69,7 +69,7 @@ def pack(project: Project, pair: Pair, *, run_id: str = "") -> Packed:
 
     def change(app_image: Image) -> Image:
         return app_image.with_config(
-            env=_environment(app, model),
+            env=_environment(app, model, build.recipe.trust),
             labels=_labels(project, app, model),
             created=build.time,
         )
@@ -146,11 +146,13 @@ def _tag(app: AppRef, model: ModelRef) -> str:
     return f"{app.commit[:12]}-{'code' if model.is_none else f'm{model.version}'}"
 
 
-def _environment(app: AppRef, model: ModelRef) -> dict[str, str]:
+def _environment(app: AppRef, model: ModelRef, trust: list[str]) -> dict[str, str]:
     environment = {"TANDEM_APP_NAME": app.name, "TANDEM_APP_COMMIT": app.commit}
     if not model.is_none:
         environment["TANDEM_MODEL_VERSION"] = str(model.version)
         environment["TANDEM_MODEL_DIGEST"] = model.digest
+        if trust:
+            environment["TANDEM_TRUST"] = ",".join(trust)
     return environment
 
 

@@ -75,7 +75,7 @@ def work(
         app = find_app(name)
         mounted = mounted_in(app)
         # Never a recorded one: what serves has its whole package.
-        model = load(settings.model) if settings.model is not None else None
+        model = load(settings.model, settings.trust) if settings.model is not None else None
         log = Log(sys.stdout.fileno(), settings.log)
         traces = _traces(settings, model.manifest.name if model else app.name)
         middleware = mounted.start(

@@ -149,7 +149,7 @@ class Mounted:
     ) -> Model | None:
         """The model of the settings, else the recorded one beside the app, else none."""
         if settings.model is not None:
-            return load(settings.model)
+            return load(settings.model, settings.trust)
         for folder in (Path(self._app.root_path), Path.cwd()):
             if (folder / self._recorded_model).is_dir():
                 return load_recorded(folder / self._recorded_model)

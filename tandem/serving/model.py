@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from tandem.errors import PackageError
 from tandem.model.package import (
+    TRUSTED,
     Feature,
     Package,
     as_array,
@@ -219,10 +220,13 @@ def _finite(output: np.ndarray) -> bool:
     return bool(np.isfinite(output).all())
 
 
-def load(folder: Path) -> Model:
-    """The verified and warm model of a package folder. Raises PackageError."""
+def load(folder: Path, trust: Iterable[str] = ()) -> Model:
+    """The verified and warm model of a package folder.
+
+    `trust`: classes of the app's own that it may hold. Raises `PackageError`.
+    """
     package = read(folder)
     check_libraries(package.manifest)
-    model = Model(package, open_predictor(package))
+    model = Model(package, open_predictor(package, trusted=TRUSTED | {*trust}))
     model.warm_up()
     return model

@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One field for each variable of `VARIABLES`."""
 
     model: Path | None = None  # the package's folder
+    trust: tuple[str, ...] = ()  # classes of the app's own that the package may hold
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside itself
     port: int = 8080
 
@@ -133,11 +134,16 @@ def _networks(name: str, text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         ) from None
 
 
+def _names(name: str, text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 _count = _number(int, 1, 1_000_000, "a whole number")
 _seconds = _number(float, 0, 3600, "seconds")
 
 VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "TANDEM_MODEL": ("model", _path),
+    "TANDEM_TRUST": ("trust", _names),
     "HOST": ("host", _text),
     "PORT": ("port", _number(int, 0, 65535, "a port number")),
     "TANDEM_APP_NAME": ("app_name", _text),
