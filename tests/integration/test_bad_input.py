@@ -184,7 +184,9 @@ def test_status_stop_and_models_say_that_there_is_nothing(person: Person) -> Non
     assert json.loads(person.types("status", "--json").stdout) is None
     assert "nothing was live" in person.types("stop").stdout
     assert "no model digits is published yet" in person.types("models").stdout
-    assert "takes two version numbers" in complaint(person.types("models", "diff", "1"))
+    one = person.types("models", "diff", "1")
+    assert (one.returncode, one.stderr.splitlines()[-1]) == (2, "Error: Missing argument 'B'.")
+    assert "expected a number, like 3" in complaint(person.types("models", "diff", "1", "x"))
     assert "no version 7 of model digits" in complaint(person.types("models", "diff", "7", "8"))
 
 
