@@ -110,8 +110,7 @@ def command(folder: Path) -> Guess | None:
         for line in procfile.read_text("utf-8", errors="replace").splitlines():
             kind, _, text = line.partition(":")
             if kind.strip() == "web" and text.strip():
-                first, _, rest = text.strip().partition(" ")
-                return Guess(f"{START.get(first, first)} {rest}".strip(), "Procfile")
+                return Guess(started(text.strip()), "Procfile")
     found = flask_object(folder)
     if found is None:
         return None
@@ -126,6 +125,12 @@ def command(folder: Path) -> Guess | None:
         + name.replace("()", "")
     )
     return Guess(served, found.source, needs=() if _mentions(folder, "granian") else ("granian",))
+
+
+def started(line: str) -> str:
+    """A line that starts a program, where no scripts of libraries are installed."""
+    first, _, rest = line.partition(" ")
+    return f"{START.get(first, first)} {rest}".strip()
 
 
 def _mentions(folder: Path, library: str) -> bool:

@@ -109,6 +109,8 @@ def read_recipe(folder: Path, app: str) -> Recipe:
             "no requirements.txt, pylock.toml, uv.lock or [project] dependencies were found",
         )
     command = table.command
+    if isinstance(command, str):
+        command = defaults.started(command)
     needs: tuple[str, ...] = ()
     if command is None:
         served = defaults.command(folder)

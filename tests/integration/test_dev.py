@@ -23,7 +23,9 @@ from tandem.dagster import recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = '[tool.tandem]\napps = "support.dev_location:APPS"\n'
-WORKSPACE = "load_from: [{python_module: {module_name: support.dev_location, location_name: tandem}}]"
+WORKSPACE = (
+    "load_from: [{python_module: {module_name: support.dev_location, location_name: tandem}}]"
+)
 
 
 class Dev:

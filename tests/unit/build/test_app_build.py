@@ -68,6 +68,13 @@ def test_a_wrong_recipe_is_one_line(checkout: Path, old: str, new: str, message:
     assert "\n" not in str(caught.value)
 
 
+def test_a_command_may_be_a_line_as_in_a_procfile(checkout: Path) -> None:
+    text = RECIPE.replace('["python3", "-m", "app"]', '"gunicorn --bind $HOST:$PORT app:app"')
+    (checkout / "pyproject.toml").write_text(text)
+    started = "exec python3 -m gunicorn --bind $HOST:$PORT app:app"
+    assert read_recipe(checkout, "shop").command == ["sh", "-c", started]
+
+
 def test_a_link_out_of_the_commit_is_refused(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (checkout / "app").rmdir()
