@@ -29,6 +29,7 @@ from support.services import require
 
 from tandem.errors import ImageFault, SettingError, TargetError
 from tandem.release.drift import compare
+from tandem.release.records import AppRef, ModelRef
 from tandem.service import client
 from tandem.targets import DeployRequest, Live, open_target
 from tandem.targets.kubernetes import rollout
@@ -300,8 +301,8 @@ def test_what_people_changed_is_found_taken_back_and_said(
     assert "spec.replicas: 1 is 3" in drift and "env[BY_HAND] was added" in drift
     record: Any = SimpleNamespace(
         number=1, image=live.digest,
-        app=SimpleNamespace(commit=""),
-        model=SimpleNamespace(digest="sha256:one", version=1),
+        app=AppRef(name="small", commit="", tree=""),
+        model=ModelRef(name="small", digest="sha256:one", version=1),
     )  # fmt: skip
     lines = [str(line) for line in compare(record, target, cluster_image.registry())]
     assert any("spec.replicas: 1 is 3" in line for line in lines)
@@ -319,8 +320,8 @@ def test_the_truth_names_each_side_that_differs(target: KubernetesTarget) -> Non
     live = deploy(target, "one", 1)
     other = "sha256:" + "1" * 64
     record: Any = SimpleNamespace(
-        number=1, image=other, app=SimpleNamespace(commit="d" * 40),
-        model=SimpleNamespace(digest="sha256:other", version=2),
+        number=1, image=other, app=AppRef(name="small", commit="d" * 40, tree=""),
+        model=ModelRef(name="small", digest="sha256:other", version=2),
     )  # fmt: skip
     found = [(each.where, each.found) for each in compare(record, target, cluster_image.registry())]
     registry = cluster_image.registry().url
@@ -608,8 +609,8 @@ def test_while_a_release_is_rolled_out_nothing_differs(
 ) -> None:
     live = deploy(target, "one", 1)
     record: Any = SimpleNamespace(
-        number=1, image=live.digest, app=SimpleNamespace(commit=""),
-        model=SimpleNamespace(digest="sha256:one", version=1),
+        number=1, image=live.digest, app=AppRef(name="small", commit="", tree=""),
+        model=ModelRef(name="small", digest="sha256:one", version=1),
     )  # fmt: skip
     looking = made(namespace, tmp_path)
     seen = []

@@ -27,6 +27,7 @@ from support.small_image import MemoryRegistry
 
 from tandem.errors import ImageFault, TargetError
 from tandem.release.drift import compare
+from tandem.release.records import AppRef, ModelRef
 from tandem.service import client
 from tandem.targets import DeployRequest, Live, open_target
 from tandem.targets.local import bluegreen, process_once
@@ -356,8 +357,8 @@ def test_a_deploy_killed_anywhere_and_run_again_ends_as_if_it_had_not_been(
 def recorded(live: Live) -> Any:
     """The release record of what is live."""
     return SimpleNamespace(
-        number=live.release, image=live.digest, app=SimpleNamespace(commit=""),
-        model=SimpleNamespace(digest=f"sha256:{word_at(live.url)}", version=1),
+        number=live.release, image=live.digest, app=AppRef(name="small", commit="", tree=""),
+        model=ModelRef(name="small", digest=f"sha256:{word_at(live.url)}", version=1),
     )  # fmt: skip
 
 
