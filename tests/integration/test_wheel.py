@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.tiny import free_port
+from support.wheels import ROOT, UV, build_wheel, run
 
-ROOT = Path(__file__).resolve().parents[2]
 MOST_PACKAGES = 13
 """Beyond scikit-learn with what it takes itself."""
 
@@ -59,33 +59,19 @@ class Elsewhere:
         clean.pop("PYTHONPATH", None)
         clean["TANDEM_TARGET"] = f"process:{self.url.rpartition(':')[2]}"
         self.environment = clean
-        clone = folder / "clone"
-        run("git", "clone", "--quiet", str(ROOT), str(clone))
-        uv = str(Path(sys.executable).with_name("uv"))
-        run(uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv"))
-        run(
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
-            *("--disable-pip-version-check", "--wheel-dir", str(folder), str(clone)),
-        )
-        (self.wheel,) = folder.glob("tandem_release-*.whl")
-        self.install = (uv, "pip", "install", "--quiet", "--python", str(self.python))
-        self.uv = uv
+        self.wheel = build_wheel(folder)
+        run(UV, "venv", "--quiet", "--python", sys.executable, str(folder / "venv"))
+        self.install = (UV, "pip", "install", "--quiet", "--python", str(self.python))
 
     def packages(self) -> set[str]:
         """What is installed."""
-        listed = run(self.uv, "pip", "list", "--quiet", "--python", str(self.python))
+        listed = run(UV, "pip", "list", "--quiet", "--python", str(self.python))
         return {line.split()[0] for line in listed.splitlines()[2:]}
 
     def run(self, *words: str) -> str:
         """Run a program of the environment in the empty folder; what it printed."""
         program = str(self.python.with_name(words[0]))
         return run(program, *words[1:], cwd=self.folder, env=self.environment)
-
-
-def run(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
