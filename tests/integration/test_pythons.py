@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -51,16 +52,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
+def find_python(version: str) -> str | None:
+    """An interpreter of pyenv, or on the PATH, that starts."""
+    installed = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    on_path = shutil.which(f"python{version}")
+    for path in (*map(str, reversed(installed)), *([on_path] if on_path else [])):
+        # What pyenv puts on the PATH is there for versions that are not chosen, too.
+        if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            return path
+    return None
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
 def test_publishing_and_the_extension_work_on(version: str, wheel: Path, tmp_path: Path) -> None:
-    found = subprocess.run(
-        [UV, "python", "find", "--no-python-downloads", version], capture_output=True, text=True
-    )
-    if found.returncode:
+    interpreter = find_python(version)
+    if interpreter is None:
         pytest.skip(f"this machine has no Python {version}")
     python = str(tmp_path / "venv" / "bin" / "python")
-    run(UV, "venv", "--quiet", "--python", found.stdout.strip(), str(tmp_path / "venv"))
+    run(UV, "venv", "--quiet", "--python", interpreter, str(tmp_path / "venv"))
     extras = f"tandem-release[serving] @ {wheel.as_uri()}"
     run(UV, "pip", "install", "--quiet", "--python", python, extras)
     (tmp_path / "program.py").write_text(PROGRAM)

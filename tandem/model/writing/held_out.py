@@ -65,7 +65,7 @@ def _names_of(manifest: Manifest, truth: NDArray[Any]) -> list[str]:
     if set(answered) <= set(manifest.labels):
         return answered
     # Class numbers where the labels were given other names.
-    if truth.dtype.kind in "iu" and truth.min() >= 0 and truth.max() < len(manifest.labels):
+    if truth.dtype.kind in "iub" and truth.min() >= 0 and truth.max() < len(manifest.labels):
         return [manifest.labels[value] for value in truth.tolist()]
     unknown = sorted(set(answered) - set(manifest.labels))[:3]
     raise PackageError(f"held_out: answers {unknown} are none of the labels")
