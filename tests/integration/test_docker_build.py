@@ -83,7 +83,8 @@ def commit(tmp_path):
     (folder / "serving" / "__main__.py").write_text(SERVING)
     for name in ("", "serving/", "model/", "model/package/"):
         (folder / "tandem" / f"{name}__init__.py").touch()
-    (folder / "tandem" / "errors.py").touch()
+    for name in ("contract", "errors"):
+        (folder / "tandem" / f"{name}.py").touch()
     (folder / "requirements" / "serving.txt").touch()
     for name in ("Dockerfile", ".dockerignore"):
         shutil.copy(REPOSITORY / name, folder / name)
