@@ -270,9 +270,9 @@ def test_second_build_of_the_same_commit_is_the_same_image(registry, commit, tmp
 
 
 def test_engine_keeps_the_name_of_the_newest_app_image_only(registry, commit, tmp_path):
-    subprocess.run(
-        ["docker", "tag", os.environ["BASE_IMAGE"], f"{registry.url}:app-older"], check=True
-    )
+    base = os.environ["BASE_IMAGE"]
+    subprocess.run(["docker", "pull", "--quiet", base], check=True, capture_output=True)
+    subprocess.run(["docker", "tag", base, f"{registry.url}:app-older"], check=True)
     made(registry, commit, tmp_path, "docker")
     argv = ["docker", "images", "--format", "{{.Tag}}", "--filter", f"reference={registry.url}"]
     found = subprocess.run(argv, capture_output=True, text=True, check=True)
