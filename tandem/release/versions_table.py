@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -84,11 +85,12 @@ def difference(project: Project, before: int, after: int) -> list[Change]:
             rows.append(Change(name, _text(left), _text(right)))
 
     old, new = earlier.manifest, later.manifest
-    for kind, left, right in (
+    kinds: list[tuple[str, Mapping[str, object], Mapping[str, object]]] = [
         ("metric", old.metrics, new.metrics),
         ("parameter", old.parameters, new.parameters),
         ("library", old.libraries, new.libraries),
-    ):
+    ]
+    for kind, left, right in kinds:
         for key in sorted({*left, *right}):
             compare(f"{kind} {key}", left.get(key), right.get(key))
     compare("task", old.task, new.task)
