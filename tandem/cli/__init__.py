@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Without the libraries it needs, one line says which extra has them."""
+    """Run the command line, or name the extra that has the libraries it lacks."""
     try:
         import click  # noqa: F401
         import rich  # noqa: F401

@@ -12,7 +12,7 @@ from tandem.cli import images, init, live, models
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tandem-release")
-@click.option("-v", "--verbose", is_flag=True, help="Say more of what is done.")
+@click.option("-v", "--verbose", is_flag=True, help="Show more of what is done.")
 def tandem(verbose: bool) -> None:
     """Release an app's latest tested code together with its latest model."""
     logging.basicConfig(

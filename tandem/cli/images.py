@@ -22,7 +22,7 @@ _MARKS = {True: "ok", False: "MISSING", None: "-"}
 @as_json
 @one_line
 def verify(image: str, deep: bool, as_json: bool) -> None:
-    """Check all that can be known of IMAGE (a digest, a tag, or HOST/REPOSITORY@DIGEST)."""
+    """Check everything about IMAGE (a digest, a tag, or HOST/REPOSITORY@DIGEST)."""
     from tandem import settings
     from tandem.oci import open_registry
     from tandem.oci.attest.signature import checking_key

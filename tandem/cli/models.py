@@ -38,8 +38,8 @@ def publish(path: Path, name: str | None, sample: Path | None, as_json: bool) ->
         progress=not as_json,
     )
     if as_json:
-        said = {"name": app.name, "version": version.number, "digest": version.digest}
-        click.echo(json.dumps(said))
+        published = {"name": app.name, "version": version.number, "digest": version.digest}
+        click.echo(json.dumps(published))
     else:
         click.echo(f"{app.name} v{version.number} {version.digest}")
 

@@ -1,4 +1,4 @@
-"""What every command shares: which app is meant, JSON for programs, errors as one line."""
+"""What every command shares: the app, JSON for programs, errors as one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app_name = click.option("--app", "name", default=None, help="The app; by default
 
 
 def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Show a `TandemError` as one line and end with 1; a traceback goes nowhere but the log."""
+    """Show a `TandemError` as one line and exit with 1; its traceback is for the log."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:

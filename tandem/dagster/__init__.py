@@ -1,1 +1,1 @@
-"""Dagster over Tandem: names, wires, reports, and decides when; how is in the rooms below."""
+"""Dagster over Tandem: what runs when, and what is shown of it."""

@@ -1,4 +1,4 @@
-"""`python -m tandem.dagster release`: run the jobs that are needed, and leave the service live."""
+"""`python -m tandem.dagster`: release what is new, or start UI and daemon."""
 
 import contextlib
 import json
@@ -62,7 +62,7 @@ def dev(port: int) -> None:
 
 
 def _location() -> list[str]:
-    """Where `dagster dev` finds the definitions: this folder's workspace, else its one app."""
+    """Where `dagster dev` finds the definitions: a workspace, else this folder."""
     workspace = Path("workspace.yaml")
     return ["-w", str(workspace)] if workspace.exists() else ["-m", "tandem.dagster.location"]
 
@@ -125,7 +125,7 @@ def dagster_home() -> Path:
     """
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".tandem/dagster").absolute())))
     if not home.is_absolute():
-        raise TandemError(f"DAGSTER_HOME={home} is relative: Dagster wants an absolute path")
+        raise TandemError(f"DAGSTER_HOME={home} is relative: expected an absolute path")
     own = Path("dagster.yaml").absolute()
     ours = own if own.exists() else Path(__file__).resolve().with_name("dagster.yaml")
     try:
@@ -170,9 +170,9 @@ class _Console(logging.Handler):
 
     def result(self, project: Any, found: Any, outcome: Any) -> None:
         """The table at the end."""
-        for one in outcome.jobs:
-            if not one.success:
-                click.echo(f"{one.job} failed: {one.error}", err=True)
+        for ran in outcome.jobs:
+            if not ran.success:
+                click.echo(f"{ran.job} failed: {ran.error}", err=True)
         if not outcome.changed:
             click.echo(outcome.reason)
         if found is None:
@@ -181,8 +181,8 @@ class _Console(logging.Handler):
         record = project.ledger.releases.latest()
         rows = [("release", str(found.release))]
         if found.app and found.model:
-            told = found.model.metrics.get(project.rule.metric)
-            accuracy = f", {project.rule.metric} {told:.4f} on held-out data" if told else ""
+            metric = found.model.metrics.get(project.rule.metric)
+            accuracy = f", {project.rule.metric} {metric:.4f} on held-out data" if metric else ""
             rows += [
                 ("commit", f"{found.app.commit[:10]}  {found.app.subject}"),
                 ("model", f"{found.model}{accuracy}".removeprefix("model ")),
@@ -193,7 +193,7 @@ class _Console(logging.Handler):
             rows.append(("checks", ", ".join(p.name for p in record.proofs if p.passed)))
         rows += [("passed over", f"{p.what} {p.which[:10]}: {p.reason}") for p in found.passed_over]
         rows.append(("url", found.url))
-        seconds = [f"{name} {took:.1f}" for one in outcome.jobs for name, took in one.steps.items()]
+        seconds = [f"{name} {took:.1f}" for ran in outcome.jobs for name, took in ran.steps.items()]
         if seconds:
             rows.append(("seconds", ", ".join(seconds)))
         width = max(len(name) for name, _ in rows)

@@ -1,4 +1,4 @@
-"""The run coordinator: what a person starts in the UI is one of the app's runs, too."""
+"""The run coordinator: what a person starts in the UI is the app's run, too."""
 
 import dagster as dg
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
@@ -7,7 +7,7 @@ from tandem.dagster import keys
 
 
 class OneRunPerApp(QueuedRunCoordinator):
-    """Tags runs of an app's assets that have no tag of Tandem's, as the UI's button makes them.
+    """Tags runs of an app's assets that lack Tandem's tags, as from the UI's button.
 
     The tag is what the limit in dagster.yaml counts by: one run of an app at a time.
     """

@@ -17,7 +17,7 @@ from tandem.release.app import App
 def build_defs(
     apps: Sequence[App], *, resource_overrides: Mapping[str, Any] | None = None
 ) -> dg.Definitions:
-    """Everything Dagster knows of the apps; a test swaps the `tandem` resource for one of its own.
+    """Everything Dagster knows of the apps; tests replace the `tandem` resource.
 
     Raises `SettingError` when a setting has a wrong value: nothing starts with it.
     """

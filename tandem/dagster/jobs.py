@@ -1,6 +1,4 @@
-"""Jobs of one app: train, build, image, release; each is a selection of its assets and their
-checks.
-"""
+"""Jobs of one app: train, build, image, release, each a selection of its assets."""
 
 from typing import Any
 
@@ -14,8 +12,9 @@ from tandem.release.clean_up import prune
 
 
 def build_jobs(app: App, *, release_on: str) -> list[Any]:
-    """`APP_train`, `APP_build`, `APP_image`, `APP_release`; with `release_on` build, builds go on
-    to release.
+    """`APP_train`, `APP_build`, `APP_image`, `APP_release`, `APP_clean_up`.
+
+    With `release_on` build, builds and images go on to release.
     """
 
     def assets(*names: str) -> dg.AssetSelection:

@@ -29,5 +29,5 @@ def job_name(app: App, what: str) -> str:
 
 
 def run_tags(app: App, trigger: str) -> dict[str, str]:
-    """Tags of every run: one run of an app at a time (see dagster.yaml), and what started it."""
+    """Tags of every run: its app, for the limit in dagster.yaml, and what started it."""
     return {"tandem/app": app.name, "tandem/trigger": trigger}

@@ -1,4 +1,4 @@
-"""The run launcher of one machine: as Dagster's own, and it knows whether a run's process lives.
+"""The run launcher of one machine: Dagster's own, with a health check.
 
 Dagster's own has no health check: a run whose process was killed together with the code server
 stays STARTED for ever, and all later runs of its app wait for it.
@@ -12,7 +12,7 @@ from tandem.dagster import recovery
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
-    """Starts runs as Dagster's own launcher does; run monitoring asks it who still lives."""
+    """Starts runs as Dagster's own does, and tells run monitoring which still live."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -22,7 +22,7 @@ Page = dict[str, Any]
 
 
 def of_build(build: AppBuild, project: Project) -> Page:
-    """The commit, what its tests said with the failures by name, and the layers that were made."""
+    """The commit, its tests with the failures by name, and the layers."""
     report = build.report
     page: Page = {
         "commit": _commit(build.commit, project),

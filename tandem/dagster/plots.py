@@ -1,4 +1,4 @@
-"""Pictures for asset pages, as PNG bytes: the confusion matrix and the calibration of a model."""
+"""Pictures for asset pages, as PNG: a model's confusion matrix and calibration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST = 12
 
 
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
-    """Counts of held-out rows: a row for what they are, a column for what was answered."""
+    """Counts of held-out rows: a row for the truth, a column for the answer."""
     table = np.asarray(counts)
     side = min(max(4.6, 0.36 * len(labels)), 12.0)
     figure, axes = _figure(side + 0.4, side)
@@ -41,14 +41,14 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> bytes:
 
 
 def calibration(bins: Sequence[Bin]) -> bytes:
-    """How often an answer that claims a probability is right, and how many answers claim it."""
+    """How often answers of a claimed probability are right, and how many there are."""
     figure, axes = _figure(4.6, 4.6)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-    claimed = [one.claimed for one in bins]
-    axes.plot(claimed, [one.right for one in bins], color="tab:blue", marker="o")
-    for one in bins:
-        where = (one.claimed, one.right)
-        axes.annotate(str(one.rows), where, textcoords="offset points", xytext=(6, -10), size=8)
+    claimed = [group.claimed for group in bins]
+    axes.plot(claimed, [group.right for group in bins], color="tab:blue", marker="o")
+    for group in bins:
+        where = (group.claimed, group.right)
+        axes.annotate(str(group.rows), where, textcoords="offset points", xytext=(6, -10), size=8)
     axes.set(xlabel="claimed probability", ylabel="share right", xlim=(0, 1.05), ylim=(0, 1.05))
     axes.set_title("Calibration on held-out rows (their number beside)", size=10)
     return _png(figure)

@@ -1,4 +1,4 @@
-"""Runs whose process is gone: found, ended, and what they held freed, by whatever starts next.
+"""Runs whose process is gone are ended, and what they held is freed.
 
 A killed run cannot end itself: in Dagster it stays STARTED, keeps its slots and its place as the
 one run of its app. Each run therefore names its process in a tag (`tandem.dagster.resources`).
@@ -36,7 +36,7 @@ _ON = [
 
 @contextlib.contextmanager
 def opened(home: Path) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance of that folder; the first to open one makes its tables undisturbed.
+    """Dagster's instance of that folder; its tables are made by one at a time.
 
     Two that make them at the same moment fail each other ("table already exists").
     """
@@ -63,7 +63,7 @@ def is_dead(run: dg.DagsterRun) -> bool:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """End the runs whose process is gone, and free what they held; returns them in words.
+    """End the runs whose process is gone, free what they held, and describe them.
 
     A run of another machine or container, and one that hangs, is left to its greatest duration,
     which ends here where no daemon sees to it.
@@ -98,7 +98,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def end_log_followers(run_id: str) -> None:
-    """End the `tail`s by which Dagster shows a run's output, where the run has left them behind.
+    """End the `tail`s that Dagster started for a run's output and left behind.
 
     Dagster starts one per stream, and a moment later who ends it with the run: a kill in between
     leaves it for ever.
@@ -123,7 +123,7 @@ def wait_for_turn(
 
     Runs that are only queued are not waited for: without a daemon they never start.
     """
-    told = ""
+    reported = ""
     while True:
         for ended in end_dead_runs(instance):
             say(f"ended {ended}")
@@ -135,14 +135,14 @@ def wait_for_turn(
         run = records[0].dagster_run
         process = run.tags.get(PROCESS, "").split("/")
         where = f", process {process[2]}" if len(process) in (4, 5) else ""
-        if told != run.run_id:
+        if reported != run.run_id:
             since = datetime.datetime.fromtimestamp(_started(records[0])).strftime("%H:%M")
             trigger = run.tags.get("tandem/trigger", "")
             say(
                 f"waiting for run {run.run_id[:8]} ({run.job_name}{where}, started {since}): "
                 f"{trigger}"
             )
-            told = run.run_id
+            reported = run.run_id
         time.sleep(poll)
 
 
@@ -150,20 +150,20 @@ def wait_for_turn(
 def only_release(
     instance: dg.DagsterInstance, app: App, say: Callable[[str], None], *, poll: float = 0.2
 ) -> Iterator[None]:
-    """Be the only `make release` of the app here: two that look at the same moment see no run.
+    """Hold the app's lock: two `make release` at the same moment would see no run.
 
     The kernel lets go when the holder dies, however it dies.
     """
     path = Path(instance.root_directory) / f"release-{app.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        told = ""
+        reported = ""
         while not _locked(file):
             file.seek(0)
             holder = file.read().strip()
-            if holder and holder != told:
+            if holder and holder != reported:
                 say(f"waiting for another release of {app.name} ({holder})")
-                told = holder
+                reported = holder
             time.sleep(poll)
         file.truncate(0)
         now = datetime.datetime.now().strftime("%H:%M")

@@ -49,7 +49,7 @@ def release_needed(
     *,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Train where there is no model, build what has no image yet, release what is not live.
+    """Train without a model, build what has no image, release what is not live.
 
     A red commit or a refused model stops its own way only: what was good before is still released.
     Raises `TandemError` when store, source or target cannot be asked.
@@ -91,9 +91,12 @@ def release_needed(
         housekeeping.tidy_daily(project)
     return Outcome(
         changed=bool(release.image) and ran[-1].success,
-        good=all(one.success for one in ran),
+        good=all(job.success for job in ran),
         reason="; ".join(
-            [release.reason, *(one.reason for one in (build, image) if one.held and not one.key)]
+            [
+                release.reason,
+                *(over.reason for over in (build, image) if over.held and not over.key),
+            ]
         ),
         jobs=ran,
     )
@@ -112,14 +115,14 @@ def _run_job(
     error = _first_error(instance, result)
     stats = instance.get_run_step_stats(result.run_id)
     took = {
-        one.step_key.partition("__")[2] or one.step_key: round(one.end_time - one.start_time, 2)
-        for one in sorted(stats, key=lambda one: one.start_time or 0)
-        if one.start_time and one.end_time
+        step.step_key.partition("__")[2] or step.step_key: round(step.end_time - step.start_time, 2)
+        for step in sorted(stats, key=lambda step: step.start_time or 0)
+        if step.start_time and step.end_time
     }
     return Ran(
         job=job,
         run_id=result.run_id,
-        # A red commit or a refused model is a result of its run; who asked for a release is told.
+        # A red commit or a refused model is a result of its run, and an error for who asked.
         success=not error,
         seconds=round(time.monotonic() - started, 2),
         steps=took,

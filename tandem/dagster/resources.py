@@ -17,22 +17,21 @@ from tandem.release.project import Project
 
 @functools.cache
 def _opened(app: str, rule: AcceptanceRule, values: settings.Settings) -> Project:
-    # Steps of one process share the connections, and what a store or a registry told them.
+    # Steps of one process share the connections, and what a store or a registry answered.
     return Project(app, values, rule)
 
 
 class Tandem(dg.ConfigurableResource[None]):
-    """Reads the settings when a run or a tick asks, so that a wrong one is told where it is used.
+    """Reads the settings when a run or a tick asks, so that errors show there.
 
     The secrets of stores and registries are not among the settings: their clients take them from
-    the
-    environment or from `azure-identity`, and Dagster never sees them.
+    the environment or from `azure-identity`, and Dagster never sees them.
     """
 
     overrides: dict[str, str] = pydantic.Field(default_factory=dict)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Name the process of the run, so that whoever comes next can tell whether it lives."""
+        """Write the process on the run, so that the next one can tell whether it lives."""
         if context.instance is not None and context.run is not None:
             recovery.name_process(context.instance, context.run.run_id)
 

@@ -1,4 +1,4 @@
-"""How a verdict of the core is told to Dagster: as a check's result, and as a tag of the run."""
+"""Verdicts of the core as Dagster's check results, and as a tag of the run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from tandem.release.records import Proof
 def check_result(
     app: App, asset: str, proof: Proof, more: Mapping[str, Any] | None = None
 ) -> dg.AssetCheckResult:
-    """A proof as the result of the asset's check of that name, with `more` to show of it."""
+    """A proof as the result of the asset's check of that name; `more` is metadata."""
     return dg.AssetCheckResult(
         asset_key=keys.key(app, asset),
         check_name=proof.name,
@@ -46,6 +46,6 @@ def evaluation(
 
 
 def tell_outcome(context: dg.AssetExecutionContext, outcome: str) -> None:
-    """Write on the run, where its list shows it, that it ended in a red commit or a refusal."""
+    """Tag the run, for the list of runs, with its red commit or refusal."""
     context.log.warning(outcome)
     context.instance.add_run_tags(context.run.run_id, {keys.OUTCOME: outcome[:200]})

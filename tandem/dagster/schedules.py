@@ -37,10 +37,10 @@ def _nightly(app: App, *, cron: str, timezone: str) -> dg.ScheduleDefinition:
         context: dg.ScheduleEvaluationContext, tandem: Tandem
     ) -> dg.RunRequest | dg.SkipReason:
         # A tick that cannot look fails, and the drift sensor makes up for it in the same night.
-        found = plan.release(tandem.project(app))
-        if not found.image:
-            return dg.SkipReason(found.reason)
-        tags = {**keys.run_tags(app, f"schedule {app.name}_nightly"), keys.WORK: found.key}
+        planned = plan.release(tandem.project(app))
+        if not planned.image:
+            return dg.SkipReason(planned.reason)
+        tags = {**keys.run_tags(app, f"schedule {app.name}_nightly"), keys.WORK: planned.key}
         return dg.RunRequest(tags=tags)
 
     return nightly

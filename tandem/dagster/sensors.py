@@ -1,8 +1,8 @@
-"""Sensors: a new commit starts a build, a new model an image; an idle tick says why.
+"""Sensors: a new commit starts a build, a new model an image; else why not.
 
-A tick that could not look (remote, store or target away) fails, and says so in one line; it is no
-tick that had nothing to do. A run that failed is asked for again, with growing pauses and without
-end: what `tandem.dagster.tries` says.
+A tick that could not look (remote, store or target unreachable) fails with one line; it is not
+skipped as one that had nothing to do. A failed run is requested again, with growing pauses and
+without end: see `tandem.dagster.tries`.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,8 +27,9 @@ _DRIFT_SECONDS = 30
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A sensor's cursor: what it reported last, so that it is reported once, and, where only
-    something newer can change it, why there was nothing to do.
+    """A sensor's cursor: what it reported last, so that it is reported once.
+
+    `settled` says why there was nothing to do, where only something newer can change that.
     """
 
     last: str = ""
@@ -52,13 +53,13 @@ def _new_commit(app: App) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, tandem: Tandem
     ) -> dg.SensorResult | dg.SkipReason:
         project = tandem.project(app)
-        found = plan.build(project)
-        commit = found.commit
+        planned = plan.build(project)
+        commit = planned.commit
         build_config = {"ops": {f"{app.name}__app_build": {"config": {"commit": commit.sha}}}}
         return _result(
             context,
             app,
-            found,
+            planned,
             mark=commit.sha,
             event=lambda: commit_event(app, commit, project.source),
             trigger=f"sensor {app.name}_new_commit: commit {commit.short}",
@@ -85,13 +86,13 @@ def _new_model(app: App) -> dg.SensorDefinition:
         if version and seen.settled and seen.last == version.digest:
             # A tick with nothing new costs what finding the newest version costs.
             return dg.SkipReason(seen.settled)
-        found = plan.image(project, version)
+        planned = plan.image(project, version)
         if version is None:
-            return dg.SkipReason(found.reason)
+            return dg.SkipReason(planned.reason)
         return _result(
             context,
             app,
-            found,
+            planned,
             mark=version.digest,
             # What the `model` asset published is its own materialization already.
             event=None if made_here(version) else lambda: model_event(app, version, project),
@@ -108,8 +109,8 @@ def _drift(app: App) -> dg.SensorDefinition:
         job_name=keys.job_name(app, "release"),
         minimum_interval_seconds=_DRIFT_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Compares record, target, registry and service, and reports what was changed; "
-        "asks again for a release that is due and did not come about.",
+        description="Compares record, target, registry and service, and reports what differs; "
+        "requests a due release again that failed.",
     )
     def drift_sensor(
         context: dg.SensorEvaluationContext, tandem: Tandem
@@ -117,7 +118,7 @@ def _drift(app: App) -> dg.SensorDefinition:
         project = tandem.project(app)
         if on := tries.run_in_progress(context.instance, app):
             # Between going live and being recorded, what is live and the record must differ.
-            return dg.SkipReason(f"not compared while {on} is on")
+            return dg.SkipReason(f"not compared while {on} is in progress")
         requests, due = _release_due(context.instance, app, project, tandem.settings().release_on)
         proof = drift_proof(drift(project))
         # Only what is news is reported: an event every half minute would bury all others. What a
@@ -135,23 +136,23 @@ def _drift(app: App) -> dg.SensorDefinition:
 def _last_said(
     instance: dg.DagsterInstance, app: App, check: str
 ) -> tuple[bool, str | None] | None:
-    """What the check said when it was last made; one that was only planned has said nothing."""
-    made = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    """The check's last result; one that was only planned has none."""
+    ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
     records = instance.event_log_storage.get_asset_check_execution_history(
-        dg.AssetCheckKey(keys.key(app, "deployment"), check), limit=1, status=made
+        dg.AssetCheckKey(keys.key(app, "deployment"), check), limit=1, status=ended
     )
     for record in records:
         event = record.event.dagster_event if record.event else None
         if event is not None:
-            said = event.asset_check_evaluation_data
-            return said.passed, said.description
+            evaluated = event.asset_check_evaluation_data
+            return evaluated.passed, evaluated.description
     return None
 
 
 def _release_due(
     instance: dg.DagsterInstance, app: App, project: Project, release_on: str
 ) -> tuple[list[dg.RunRequest], str]:
-    """The run for a release that should have been, and why it is not asked for yet.
+    """The run for a release that is due, and why it is not requested yet.
 
     With `release_on` build that is each proven image. Else it is the nightly one, where its tick
     could not look or its run failed: a hiccup at two o'clock must not cost the night.
@@ -172,8 +173,9 @@ def _release_due(
 
 
 def report_news(instance: dg.DagsterInstance, app: App, project: Project) -> None:
-    """Report the newest commit and a model published from elsewhere, as the sensors do, where none
-    runs.
+    """Report the newest commit and model as the sensors do, where none runs.
+
+    A model that the `model` asset published is its own materialization already.
     """
     commit = project.source.newest()
     news = [(commit.sha, commit_event(app, commit, project.source))]
@@ -182,21 +184,21 @@ def report_news(instance: dg.DagsterInstance, app: App, project: Project) -> Non
         news.append((version.digest, model_event(app, version, project)))
     for mark, event in news:
         last = instance.get_latest_data_version_record(event.asset_key)
-        known = dg_data_version(last)
+        known = _data_version(last)
         if known != mark:
             instance.report_runless_asset_event(event)
 
 
-def dg_data_version(record: object) -> str | None:
-    """The data version of an event record, or None."""
-    materialization = getattr(record, "asset_materialization", None)
+def _data_version(record: dg.EventLogRecord | None) -> str | None:
+    """The data version of a materialization's record, or None."""
+    materialization = record.asset_materialization if record else None
     return (materialization.tags or {}).get("dagster/data_version") if materialization else None
 
 
 def _result(
     context: dg.SensorEvaluationContext,
     app: App,
-    found: plan.Plan,
+    planned: plan.Plan,
     *,
     mark: str,
     event: Callable[[], dg.AssetMaterialization] | None,
@@ -206,18 +208,18 @@ def _result(
     """Report what was not reported yet, and ask for the run that is needed."""
     seen = _seen(context.cursor)
     asset_events = [event()] if event and seen.last != mark else []
-    requests, skip = [], found.reason
-    if found.key:
+    requests, skip = [], planned.reason
+    if planned.key:
         request, wait = tries.request(
-            context.instance, app, found.key, trigger=trigger, config=config
+            context.instance, app, planned.key, trigger=trigger, config=config
         )
         requests = [request] if request else []
-        skip = f"{found.reason}; {wait}"
+        skip = f"{planned.reason}; {wait}"
     return dg.SensorResult(
         asset_events=asset_events,
         run_requests=requests,
         skip_reason=None if requests else skip,
-        cursor=msgspec.json.encode(Seen(mark, found.reason if found.settled else "")).decode(),
+        cursor=msgspec.json.encode(Seen(mark, planned.reason if planned.settled else "")).decode(),
     )
 
 

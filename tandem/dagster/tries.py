@@ -1,4 +1,4 @@
-"""When a run is asked for (again): one at a time, with growing pauses after failures, without end.
+"""When to request a run again: one at a time, with growing pauses, without end.
 
 A run key never comes back, as Dagster dedupes by it for ever. It is made of the work's name and of
 the try before: a tick that is evaluated twice asks for one run, a lost cursor for none that is on.
@@ -52,7 +52,7 @@ def request(
     `now` is seconds since the epoch, as the end of a run is recorded.
     """
     if on := run_in_progress(instance, app):
-        return None, f"waits for {on}"
+        return None, f"waiting for {on}"
     records = instance.get_run_records(dg.RunsFilter(tags={keys.WORK: work}), limit=_LOOKED_AT)
     failed = 0
     for record in records:
@@ -77,12 +77,12 @@ def request(
 
 
 def pause(failed: int) -> float:
-    """Seconds to wait after that many failures in a row: 5, 10, 20, … up to five minutes."""
+    """Seconds to wait after that many failures in a row: 5, 10, 20, … at most 300."""
     return min(FIRST_PAUSE * 2.0 ** (failed - 1), LONGEST_PAUSE)
 
 
 def nightly_failed(instance: dg.DagsterInstance, app: App, work: str) -> bool:
-    """Whether the last night's release did not come about: its tick failed, or its run did."""
+    """Whether last night's release failed: its tick or its run."""
     runs = instance.get_runs(dg.RunsFilter(tags={keys.WORK: work}), limit=1)
     if runs and runs[0].status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
         return True

@@ -1,5 +1,7 @@
-"""`python -m tandem.dagster.watchdog PID`: lets `dagster dev`, of that PID, start its code server
-again when the process inside it has died, which it does only for the server as a whole.
+"""`python -m tandem.dagster.watchdog PID`: restarts a dead code server.
+
+PID is that of `dagster dev`, which by itself notices only the end of the server as a whole, and not
+of the process inside it.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ def main(pid: int) -> None:
     empty: dict[psutil.Process, int] = {}  # looks since something was inside
     while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
         with contextlib.suppress(psutil.Error):
-            for server in [one for one in parent.children() if "code-server" in one.cmdline()]:
+            for server in [p for p in parent.children() if "code-server" in p.cmdline()]:
                 if _is_filled(server):
                     empty[server] = 0
                 elif server in empty:
@@ -32,7 +34,7 @@ def main(pid: int) -> None:
 
 
 def _is_filled(server: psutil.Process) -> bool:
-    return any(one.status() != psutil.STATUS_ZOMBIE for one in server.children())
+    return any(child.status() != psutil.STATUS_ZOMBIE for child in server.children())
 
 
 if __name__ == "__main__":

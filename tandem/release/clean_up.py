@@ -1,4 +1,4 @@
-"""What nobody needs any more, removed: old images and versions, and what killed runs left."""
+"""Removes old images and model versions, and what killed runs left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ log = logging.getLogger("tandem")
 
 
 class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
-    """What a clean-up removed or would remove; `bytes` of layers that no other image shares."""
+    """What a clean-up removed, or would remove.
+
+    `image_bytes` counts layers that no other image shares.
+    """
 
     images: list[str]
     image_bytes: int
@@ -52,7 +55,7 @@ def prune(project: Project, *, dry_run: bool = False) -> CleanUp:
     kept_models |= {r.model.version for r in images if r.digest in keep}
     models = project.models.prune(kept_models, newest=number, dry_run=dry_run)
     return CleanUp(
-        images=[one.digest for one in pruned.removed],
+        images=[image.digest for image in pruned.removed],
         image_bytes=pruned.bytes,
         models=models.versions,
         dry_run=dry_run,
@@ -70,6 +73,6 @@ def sweep(project: Project) -> list[str]:
         try:
             done += ask_one()
         except TargetError as problem:
-            # Whoever needs that engine or cluster is told; others can go on.
+            # Whoever needs that engine or cluster gets the error; others can go on.
             log.info("nothing was cleaned up: %s", problem)
     return done

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from tandem.errors import RegistryError, SourceError, TandemError
 from tandem.release.commits import history
+from tandem.release.live_answers import ask, asked_of, proof_of
 from tandem.release.pack import sign_again
 from tandem.release.project import Project
-from tandem.release.records import ImageRecord, PassedOver, ReleaseRecord
-from tandem.service.probe import CONTRACT, Asked, ask_instance
+from tandem.release.records import ImageRecord, PassedOver, Proof, ReleaseRecord
+from tandem.service.probe import Answers, ask_instance
+from tandem.source import Commit
 from tandem.targets import DeployRequest, Live
 
 log = logging.getLogger("tandem")
@@ -30,18 +32,34 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     changed: bool
     seconds: float
     passed_over: list[PassedOver]
+    proof: Proof
+    """What the service answered at its public address once it was live."""
+
+    def is_of(self, live: Live) -> bool:
+        """Whether that is live still, and nothing else went live since."""
+        return (live.digest, live.since) == (self.live.digest, self.live.since)
 
 
 def newest_image(project: Project) -> tuple[ImageRecord | None, list[PassedOver]]:
-    """The image of the newest commit, then the newest model, that passed its checks, and what was
-    passed over for it.
+    """The newest image that passed its checks, and what was passed over for it.
+
+    Newest by commit, then by model. The remote is asked only where an image is of a commit that the
+    mirror has not seen on the branch.
     """
-    try:
-        commits = [commit.sha for commit in history(project)]
-    except SourceError:
-        commits = []
     newest = project.models.latest()
-    return project.ledger.newest_good_image(commits, newest.number if newest else 0)
+    return project.ledger.newest_good_image(
+        _shas(project.source.history),
+        newest.number if newest else 0,
+        ask=lambda: _shas(lambda: history(project)),
+    )
+
+
+def _shas(commits: Callable[[], list[Commit]]) -> list[str]:
+    """Their hashes; none where the branch was never seen."""
+    try:
+        return [commit.sha for commit in commits()]
+    except SourceError:
+        return []
 
 
 def _newest_image(project: Project) -> tuple[ImageRecord, list[PassedOver]]:
@@ -53,7 +71,7 @@ def _newest_image(project: Project) -> tuple[ImageRecord, list[PassedOver]]:
 
 
 def next_deployment(project: Project) -> DeployRequest:
-    """What `deploy` would ask of the target. Raises `TandemError` when no image was proven yet."""
+    """What `deploy` would ask of the target. Raises `TandemError` without an image."""
     return _request(project, _newest_image(project)[0])
 
 
@@ -70,14 +88,8 @@ def _request(project: Project, image: ImageRecord) -> DeployRequest:
     )
 
 
-def asked_of(project: Project, image: ImageRecord) -> Asked:
-    """What an instance of that image is asked, as its commit says."""
-    build = project.builds.of(image.app.tree)
-    return build.asked if build else CONTRACT
-
-
 def deploy(project: Project) -> Deployed:
-    """Make the newest image that passed its checks live; what is live already is not touched.
+    """Make the newest proven image live; what is live already is not touched.
 
     Raises `TargetError` once the previous one serves again, `TandemError` when no image was proven
     yet.
@@ -89,7 +101,7 @@ def deploy(project: Project) -> Deployed:
     image, passed_over = _newest_image(project)
     if project.registry.get_manifest(image.digest) is None:
         raise RegistryError(
-            f"{image.reference} is recorded as proven, but the registry has it no longer: run "
+            f"{image.reference} is recorded as proven, but no longer in the registry: run "
             f"{project.app}_build to pack it again"
         )
     if key := checking_key():
@@ -104,9 +116,10 @@ def deploy(project: Project) -> Deployed:
     before = project.target.current()
     golden = project.golden(image.model.version)
     asked = asked_of(project, image)
+    answers: dict[str, Answers] = {}
 
     def check(url: str) -> None:
-        ask_instance(url, digest=image.digest, golden=golden, asked=asked)
+        answers[url] = ask_instance(url, digest=image.digest, golden=golden, asked=asked)
 
     live = project.target.deploy(
         _request(project, image),
@@ -114,6 +127,8 @@ def deploy(project: Project) -> Deployed:
         progress=lambda text: log.info("%s", text),
         live=before,
     )
+    # The last check that the target made was at the public address.
+    public = answers.get(live.url)
     return Deployed(
         live=live,
         details={**live.detail, **project.target.details()},
@@ -121,6 +136,7 @@ def deploy(project: Project) -> Deployed:
         changed=before is None or before.since != live.since,
         seconds=round(time.monotonic() - started, 2),
         passed_over=passed_over,
+        proof=proof_of(live, public) if public else ask(project, live),
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether the release record, the target, the registry and the service itself say the same."""
+"""Whether release record, target, registry and the service itself agree."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Difference(msgspec.Struct, frozen=True):
 def compare(
     record: ReleaseRecord, target: Target, registry: Registry, asked: Asked = CONTRACT
 ) -> list[Difference]:
-    """What differs from the release record, by hand or by accident; empty when all is true.
+    """What differs from the release record, by hand or by accident.
 
-    While a deploy is on nothing is said: it puts another release there on purpose. Raises
+    Nothing while a deploy is in progress: it puts another release there on purpose. Raises
     `TargetError` when the target cannot be asked at all.
     """
     live = target.current()
     if live and live.switching:
         return []
-    found = _differences(record, live, target, registry, asked)
-    if not found:
+    differences = _differences(record, live, target, registry, asked)
+    if not differences:
         return []
-    # Found true or not while a deploy came in between: only what stays so is a difference.
+    # A deploy may have come in between: only what stays so is a difference.
     again = target.current()
     if _of(again) == _of(live):
-        return found
+        return differences
     return [] if again and again.switching else _differences(record, again, target, registry, asked)
 
 
@@ -61,41 +61,41 @@ def _differences(
     name = f"release {record.number}"
     if live is None:
         return [Difference(target.name, name, "nothing")]
-    found = []
+    differences = []
 
-    def same(where: str, recorded: object, said: object) -> None:
-        if recorded != said:
-            found.append(Difference(where, str(recorded), str(said)))
+    def same(where: str, recorded: object, actual: object) -> None:
+        if recorded != actual:
+            differences.append(Difference(where, str(recorded), str(actual)))
 
     same(f"{target.name}, image", record.image, live.digest)
     for line in target.drift():
-        found.append(Difference(target.name, name, line))
+        differences.append(Difference(target.name, name, line))
     try:
         if registry.get_manifest(record.image) is None:
-            found.append(Difference(registry.url, record.image, "no such image"))
+            differences.append(Difference(registry.url, record.image, "no such image"))
     except RegistryError as problem:
-        found.append(Difference(registry.url, record.image, str(problem)))
+        differences.append(Difference(registry.url, record.image, str(problem)))
     if not asked.contract:
         # What it is, the target alone knows; whether it is well, it says.
         try:
             ask_health(live.url, asked.health)
         except TargetError as problem:
-            found.append(Difference(live.url, name, str(problem)))
-        return found
+            differences.append(Difference(live.url, name, str(problem)))
+        return differences
     try:
-        said = client.version(live.url)
+        version = client.version(live.url)
     except TargetError as problem:
-        return [*found, Difference(live.url, name, str(problem))]
+        return [*differences, Difference(live.url, name, str(problem))]
     where = f"{live.url}/version"
-    same(f"{where}, image", record.image, said.image.digest)
-    same(f"{where}, commit", record.app.commit, said.app.commit)
+    same(f"{where}, image", record.image, version.image.digest)
+    same(f"{where}, commit", record.app.commit, version.app.commit)
     if record.model.is_none:
-        return found
-    if said.model is None:
-        return [*found, Difference(f"{where}, model", record.model.digest, "none")]
-    same(f"{where}, model", record.model.digest, said.model.digest)
-    same(f"{where}, model version", record.model.version, said.model.version)
-    return found
+        return differences
+    if version.model is None:
+        return [*differences, Difference(f"{where}, model", record.model.digest, "none")]
+    same(f"{where}, model", record.model.digest, version.model.digest)
+    same(f"{where}, model version", record.model.version, version.model.version)
+    return differences
 
 
 def drift(project: Project) -> list[str]:
@@ -109,9 +109,11 @@ def drift(project: Project) -> list[str]:
         return []
     build = project.builds.of(record.app.tree)
     asked = build.asked if build else CONTRACT
-    found = [str(one) for one in compare(record, project.target, project.registry, asked)]
+    differences = compare(record, project.target, project.registry, asked)
     # Asked afterwards: a release may have gone live while all was compared.
-    return [] if found and _is_being_recorded(project, record) else found
+    if differences and _is_being_recorded(project, record):
+        return []
+    return [str(difference) for difference in differences]
 
 
 RECORDING_SECONDS = 600.0
@@ -126,8 +128,5 @@ def _is_being_recorded(project: Project, last: ReleaseRecord) -> bool:
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(live.since)
     if age.total_seconds() > RECORDING_SECONDS:
         return False
-    image = next(
-        (record for record in project.ledger.images.newest_first() if record.digest == live.digest),
-        None,
-    )
+    image = project.ledger.image(live.digest)
     return image is not None and image.good and image.number > last.image_number

@@ -1,4 +1,4 @@
-"""What is on this machine's disk can be made again: what nobody used for a while goes by itself."""
+"""Removes from this machine's disk what nobody used lately and can be made again."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ class Tidied(msgspec.Struct, frozen=True):
 
 
 def tidy(project: Project, *, unused: float = UNUSED) -> Tidied:
-    """Remove fetched models, environments, caches and layers that nobody used lately; pack the
-    mirror of the source.
+    """Remove models, environments and layers that nobody used lately.
+
+    Packs the mirror of the source, too.
     """
     before = time.time() - unused
     entries = size = 0
     for old in [
         *_unfinished(project.state, before),
-        *(one for folder in _kinds(project.state) for one in _unused(folder, before)),
+        *(entry for folder in _kinds(project.state) for entry in _unused(folder, before)),
     ]:
         bytes_ = _size(old)
         with contextlib.suppress(OSError):
@@ -88,29 +89,29 @@ _UNFINISHED = re.compile(r"\.partial-.*|\.making-.*|\..*\.tmp")
 def _unfinished(state: Path, before: float) -> Iterator[Path]:
     folders = [*_kinds(state), state / "target" / "roots", state / "target" / "layers"]
     for folder in folders:
-        for one in folder.iterdir() if folder.is_dir() else ():
+        for entry in folder.iterdir() if folder.is_dir() else ():
             with contextlib.suppress(OSError):
-                if _UNFINISHED.fullmatch(one.name) and one.lstat().st_mtime < before:
-                    yield one
+                if _UNFINISHED.fullmatch(entry.name) and entry.lstat().st_mtime < before:
+                    yield entry
 
 
 def _unused(folder: Path, before: float) -> list[Path]:
     if not folder.is_dir():
         return []
     used: dict[Path, float] = {}
-    for one in folder.iterdir():
+    for entry in folder.iterdir():
         with contextlib.suppress(OSError):
-            stat = one.lstat()
-            # Who uses a folder says so by its time; a file is only read.
-            used[one] = max(stat.st_mtime, stat.st_atime if one.is_file() else 0.0)
-    used = {one: at for one, at in used.items() if one.name != "judged"}
-    used = {one: at for one, at in used.items() if not _UNFINISHED.fullmatch(one.name)}
-    locks = [one for one in used if one.suffix == ".lock"]
-    latest = sorted(used.keys() - {*locks}, key=lambda one: used[one], reverse=True)
-    return [one for one in [*latest[KEEP:], *locks] if used[one] < before]
+            stat = entry.lstat()
+            # A folder's time is set by whoever uses it; a file is only read.
+            used[entry] = max(stat.st_mtime, stat.st_atime if entry.is_file() else 0.0)
+    used = {entry: at for entry, at in used.items() if entry.name != "judged"}
+    used = {entry: at for entry, at in used.items() if not _UNFINISHED.fullmatch(entry.name)}
+    locks = [entry for entry in used if entry.suffix == ".lock"]
+    latest = sorted(used.keys() - {*locks}, key=lambda entry: used[entry], reverse=True)
+    return [entry for entry in [*latest[KEEP:], *locks] if used[entry] < before]
 
 
 def _size(path: Path) -> int:
     if path.is_symlink() or path.is_file():
         return path.lstat().st_size
-    return sum(one.lstat().st_size for one in path.rglob("*") if one.is_file())
+    return sum(entry.lstat().st_size for entry in path.rglob("*") if entry.is_file())

@@ -1,4 +1,4 @@
-"""What there is to build, to pack or to release, or the reason why there is nothing."""
+"""What there is to build, pack or release, or the reason why there is nothing."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def image(project: Project, version: Version | None) -> Plan:
 
 
 def release(project: Project) -> ReleasePlan:
-    """The image that a release would put live, or why there is none. Raises `TandemError`."""
+    """The image that a release would put live, or why none. Raises `TandemError`."""
     found, passed_over = newest_image(project)
     if found is None:
         reason = passed_over[0].reason if passed_over else "none was packed yet"
@@ -164,7 +164,7 @@ def release(project: Project) -> ReleasePlan:
 
 
 def unreleased(project: Project) -> ImageRecord | None:
-    """The newest proven image when the newest release is of another one. Asks no target."""
+    """The newest proven image, if the newest release is of another. Asks no target."""
     found, _ = newest_image(project)
     last = project.ledger.releases.latest()
     return found if found and (last is None or last.image != found.digest) else None

@@ -1,6 +1,4 @@
-"""Records that stay: which images were proven, and which release put which of them live, from what
-and why.
-"""
+"""Records that stay: which images were proven, and which release put which live."""
 
 from __future__ import annotations
 
@@ -25,9 +23,10 @@ class AppRef(msgspec.Struct, frozen=True):
 
 
 class ModelRef(msgspec.Struct, frozen=True):
-    """The model version that an image holds; `metrics` as the package's manifest tells them.
+    """The model version that an image holds.
 
-    `overruled` says who accepted it, and why, although it was not good enough.
+    `metrics` are those of the package's manifest; `overruled` says who accepted it, and why,
+    although it was not good enough.
     """
 
     name: str
@@ -84,7 +83,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What went live: when, why, from which pair, what was proven, and what it changed."""
+    """What went live: when, why, from which pair, with which proofs and changes."""
 
     number: int
     time: str
@@ -120,8 +119,9 @@ class Log(Generic[Record]):
         self._decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(kind)
 
     def append(self, make: Callable[[int], Record]) -> Record:
-        """Write the next record; `make` is given its number (again, should another writer take it
-        first).
+        """Write the next record, which `make` makes of its number.
+
+        It is called again where another writer has taken the number.
         """
         mark = secrets.token_hex(8)
 
@@ -132,8 +132,8 @@ class Log(Generic[Record]):
 
     def latest(self) -> Record | None:
         """The newest record, in a constant number of requests."""
-        found = self._log.latest()
-        return self._decode(*found) if found else None
+        newest = self._log.latest()
+        return self._decode(*newest) if newest else None
 
     def read(self, number: int) -> Record:
         """One record. Raises `NotFound`."""
@@ -165,15 +165,25 @@ class Ledger:
         self.images = Log(store, f"apps/{app}/images", ImageRecord)
         self.releases = Log(store, f"apps/{app}/releases", ReleaseRecord)
 
+    def image(self, digest: str) -> ImageRecord | None:
+        """The newest record of that image, or None."""
+        records = self.images.newest_first()
+        return next((record for record in records if record.digest == digest), None)
+
     def newest_good_image(
-        self, history: Sequence[str] = (), newest_model: int | None = None
+        self,
+        history: Sequence[str] = (),
+        newest_model: int | None = None,
+        *,
+        ask: Callable[[], Sequence[str]] | None = None,
     ) -> tuple[ImageRecord | None, list[PassedOver]]:
         """The newest image that passed its checks, and the newer ones that did not.
 
         Newest is who holds the newest commit (of `history`, the branch's commits, newest first),
         then the newest model version (`newest_model` is the newest there is, where it is known);
         which proof was written last matters only among the last `LOOK_BACK`. Of several verdicts
-        on one digest the newest counts.
+        on one digest the newest counts. `ask` gives the history anew: it is called once where an
+        image's commit is not in `history`.
         """
         records = self.images.newest_first()
         position = {sha: at for at, sha in enumerate(history)}
@@ -187,10 +197,12 @@ class Ledger:
             )
             if record.good and seen[record.digest] is record and (first or not position):
                 break
-            if len(seen) >= LOOK_BACK and any(one.good for one in seen.values()):
+            if len(seen) >= LOOK_BACK and any(record.good for record in seen.values()):
                 break
+        if ask and any(record.app.commit not in position for record in seen.values()):
+            return self.newest_good_image(ask(), newest_model)
         passed_over: list[PassedOver] = []
-        for record in sorted(seen.values(), key=lambda one: _place(one, position)):
+        for record in sorted(seen.values(), key=lambda image: _place(image, position)):
             if record.good:
                 return record, passed_over
             reason = "; ".join(p.summary for p in record.proofs if not p.passed)

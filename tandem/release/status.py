@@ -1,4 +1,4 @@
-"""What is running, since when, from what and why: the target's side and the record's."""
+"""What is live, since when, from what and why, by the target and the record."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class ImageRef(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What is live; `release` is None while it has no record, `problems` says what does not fit
-    together.
+    """What is live; `release` is None while it has no record.
+
+    `problems` says what does not fit together.
     """
 
     release: int | None
@@ -37,7 +38,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def status(project: Project) -> Status | None:
-    """What is live, or None. Raises `TandemError` when store or target cannot be asked."""
+    """What is live, or None. Raises `TandemError` when store or target is unreachable."""
     live = project.target.current()
     record = project.ledger.releases.latest()
     if live is None:

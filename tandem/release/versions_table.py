@@ -1,8 +1,9 @@
-"""The published versions of a model for people: how good, accepted or not, live or not."""
+"""A model's published versions: how good, accepted or not, live or not."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -17,8 +18,10 @@ from tandem.storage.numbered import AT_ONCE
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One version. `champion`: what a newer one is compared with, the model of the newest release;
-    `live`: in the image that the target runs now. `size` in bytes.
+    """One version; `size` in bytes.
+
+    `champion`: the model of the newest release, which newer ones are compared with; `live`: in the
+    image that the target runs now.
     """
 
     version: int
@@ -35,7 +38,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What one version says of itself and another says otherwise; `-` where it says nothing."""
+    """One thing that two versions state differently; `-` where one states nothing."""
 
     what: str
     before: str
@@ -74,24 +77,32 @@ def entries(project: Project, *, limit: int = 20) -> list[Entry]:
 
 def difference(project: Project, before: int, after: int) -> list[Change]:
     """What differs between two versions, the most telling first. Raises `NotFound`."""
-    one, other = (project.models.version(number) for number in (before, after))
+    earlier, later = (project.models.version(number) for number in (before, after))
     rows: list[Change] = []
 
     def compare(name: str, left: object, right: object) -> None:
         if left != right:
             rows.append(Change(name, _text(left), _text(right)))
 
-    for kind in ("metrics", "parameters", "libraries"):
-        left, right = getattr(one.manifest, kind), getattr(other.manifest, kind)
+    old, new = earlier.manifest, later.manifest
+    kinds: list[tuple[str, Mapping[str, object], Mapping[str, object]]] = [
+        ("metric", old.metrics, new.metrics),
+        ("parameter", old.parameters, new.parameters),
+        ("library", old.libraries, new.libraries),
+    ]
+    for kind, left, right in kinds:
         for key in sorted({*left, *right}):
-            compare(f"{kind.removesuffix('s')} {key}", left.get(key), right.get(key))
-    for name in ("task", "runtime", "labels", "training_commit", "data_digest"):
-        compare(name.replace("_", " "), getattr(one.manifest, name), getattr(other.manifest, name))
-    compare("features", len(one.manifest.features), len(other.manifest.features))
+            compare(f"{kind} {key}", left.get(key), right.get(key))
+    compare("task", old.task, new.task)
+    compare("runtime", old.runtime, new.runtime)
+    compare("labels", old.labels, new.labels)
+    compare("training commit", old.training_commit, new.training_commit)
+    compare("data digest", old.data_digest, new.data_digest)
+    compare("features", len(old.features), len(new.features))
     for path in ("model.onnx", "model.skops"):
-        compare(f"size of {path}", _size(one, path), _size(other, path))
-    compare("publisher", one.publisher, other.publisher)
-    compare("created", one.created, other.created)
+        compare(f"size of {path}", _size(earlier, path), _size(later, path))
+    compare("publisher", earlier.publisher, later.publisher)
+    compare("created", earlier.created, later.created)
     return rows
 
 
@@ -99,11 +110,11 @@ def _live_version(project: Project) -> int | None:
     try:
         live = project.target.current()
     except TandemError:
-        return None  # the catalog is worth reading while the target is away
+        return None  # the catalog is worth reading while the target is unreachable
     if live is None:
         return None
-    images = project.ledger.images.newest_first()
-    return next((r.model.version for r in images if r.digest == live.digest), None)
+    image = project.ledger.image(live.digest)
+    return image.model.version if image else None
 
 
 def _verdict(project: Project, version: Version, by: Criteria) -> str:

@@ -1,4 +1,4 @@
-"""A release that is killed while Dagster runs it: what starts next ends it, and goes on."""
+"""A release killed while Dagster runs it is ended and continued by the next."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Release:
             )
 
     def killed_at(self, words: str, number: int = signal.SIGKILL, after: float = 0.0) -> str:
-        """Start it, and send it the signal once it prints the words; returns what it printed."""
+        """Start it, send the signal once it prints the words, and return its output."""
         process = self.start()
         while process.poll() is None and words not in self.log.read_text():
             time.sleep(0.01)
@@ -92,7 +92,7 @@ class Release:
         assert self.followers() == [], "nobody follows the output of a run that has ended"
 
     def followers(self) -> list[list[str]]:
-        """The programs that Dagster has started to show a run's output, and that still run."""
+        """The programs by which Dagster shows a run's output, and that still run."""
         commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
         return [
             command
@@ -101,7 +101,7 @@ class Release:
         ]
 
     def listening(self) -> set[int]:
-        """The ports that processes of this app listen on, but the private one of its service."""
+        """The ports that the app's processes listen on, but its service's private one."""
         private = {process.pid for process in self.services()}
         found = set()
         for process in psutil.process_iter(["cmdline"]):

@@ -281,7 +281,7 @@ def test_while_a_run_of_the_app_is_on_no_other_is_asked_for(way) -> None:
     for sensor in ("new_commit", "new_model"):
         tick = way.tick(sensor)
         assert not tick.run_requests
-        assert f"waits for run {run.run_id[:8]}" in tick.skip_reason.skip_message
+        assert f"waiting for run {run.run_id[:8]}" in tick.skip_reason.skip_message
 
 
 def test_a_cancelled_run_is_asked_for_again(way) -> None:

@@ -1,4 +1,4 @@
-"""The way of a release through Dagster's own jobs: real git, store, image and process."""
+"""A release through Dagster's own jobs: real git, store, image and process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tandem.dagster.sensors import report_news
 from tandem.model import acceptance
 from tandem.release import plan
 from tandem.release.build import build_app
-from tandem.release.record import ask_live
+from tandem.release.live_answers import ask_live
 
 
 def version_of(way) -> dict:

@@ -1,15 +1,12 @@
-"""Assets are nouns: the commit, the model, the app build, the image, the deployment, the release of
-one app.
-"""
+"""Assets are nouns: an app's commit, model, build, image, deployment and release."""
 
 import dagster as dg
 
 from tandem.dagster.assets.app_build import app_build_asset
 from tandem.dagster.assets.commit import commit_asset
-from tandem.dagster.assets.deployment import deployment_asset
+from tandem.dagster.assets.deployment import deployment_assets
 from tandem.dagster.assets.image import image_asset
 from tandem.dagster.assets.model import model_asset
-from tandem.dagster.assets.release import release_asset
 from tandem.release.app import App
 
 
@@ -20,6 +17,5 @@ def build_assets(app: App) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         model_asset(app),
         app_build_asset(app),
         image_asset(app),
-        deployment_asset(app),
-        release_asset(app),
+        deployment_assets(app),
     ]

@@ -1,4 +1,4 @@
-"""The `app_build` asset: one commit, tested in its locked environment, as image layers."""
+"""The `app_build` asset: one commit, tested in its environment, as image layers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,8 +20,7 @@ class BuildConfig(dg.Config):
 
 
 def app_build_asset(app: App) -> dg.AssetsDefinition:
-    """Checks the commit out into a clean folder, runs its tests, makes the layers. Made once a
-    tree.
+    """Checks the commit out, runs its tests and makes its layers, once a tree.
 
     `tests_pass` does not block in Dagster: a red commit is a result, not a crash, and must not
     paint what is live red. `image` reads the verdict itself and packs nothing of a red commit.

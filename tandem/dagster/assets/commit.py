@@ -1,4 +1,4 @@
-"""The `commit` asset: external; the sensor reports each new commit of the watched branch to it."""
+"""The `commit` asset: external; the sensor reports each new commit to it."""
 
 import dagster as dg
 
@@ -21,8 +21,7 @@ def commit_event(app: App, commit: Commit, source: Source) -> dg.AssetMaterializ
     """What is reported for one commit.
 
     A materialization, not an observation: an observation of an external asset leaves what is
-    downstream stale
-    for ever, while a materialization with a data version gives the right staleness.
+    downstream stale for ever, while a materialization with a data version does not.
     """
     metadata: dict[str, dg.MetadataValue | str] = {
         "sha": commit.sha,

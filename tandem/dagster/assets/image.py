@@ -1,6 +1,4 @@
-"""The `image` asset: the newest tested app build and the newest accepted model as one image in the
-registry, started and asked before anything may use it.
-"""
+"""The `image` asset: app build and model as one image, proven before its use."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +19,7 @@ from tandem.release.prove import prove
 
 
 def image_asset(app: App) -> dg.AssetsDefinition:
-    """Packs the pair, pushes it and proves it; nothing is uploaded that the registry has.
+    """Packs, pushes and proves the newest tested commit with the newest good model.
 
     Where there is no pair, or its image does not answer, nothing is materialized: Dagster then
     skips what is downstream, and what is live keeps its colour.
@@ -81,7 +79,7 @@ def image_asset(app: App) -> dg.AssetsDefinition:
 
 
 def judge(context: dg.AssetExecutionContext, app: App, project: Project) -> None:
-    """Judge the newest model where that was not done yet, and say on its page what was found."""
+    """Judge the newest model if that was not done yet, and report it on its page."""
     if is_judged(project):
         return
     proofs = judge_newest(project)

@@ -1,4 +1,4 @@
-"""The `model` asset: trained here, or published from elsewhere and reported by the sensor."""
+"""The `model` asset: trained here, or published elsewhere and reported."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -94,7 +94,7 @@ def made_here(version: Version) -> bool:
 
 
 def report_judged(instance: dg.DagsterInstance, app: App, project: Project) -> None:
-    """Observe the newest version once it was judged, with what that measured; it is no new one."""
+    """Observe the newest version with what its judging measured; it is no new one."""
     version = project.models.latest()
     if version and not made_here(version):
         instance.report_runless_asset_event(

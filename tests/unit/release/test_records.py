@@ -169,6 +169,23 @@ def test_newest_is_by_commit_then_model_and_not_by_which_proof_came_last(ledger:
     assert ledger.newest_good_image()[0] == last
 
 
+def test_the_branch_is_asked_for_anew_only_where_a_commit_is_not_known(ledger: Ledger) -> None:
+    asked: list[str] = []
+
+    def ask() -> list[str]:
+        asked.append("the remote")
+        return ["b", "a"]
+
+    assert ledger.newest_good_image(["a"], 1, ask=ask) == (None, [])
+    old = image(ledger, "a", 1)
+    assert ledger.newest_good_image(["a"], 1, ask=ask)[0] == old
+    assert asked == []
+    new = image(ledger, "b", 1)
+    image(ledger, "a", 1)
+    assert ledger.newest_good_image(["a"], 2, ask=ask)[0] == new
+    assert asked == ["the remote"]
+
+
 def test_in_order_of_commits_the_newest_verdict_on_an_image_counts(ledger: Ledger) -> None:
     old = image(ledger, "a", 1)
     image(ledger, "b", 2)
