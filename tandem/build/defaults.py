@@ -43,6 +43,8 @@ class Guess(msgspec.Struct, frozen=True):
     source: str
     needs: tuple[str, ...] = ()
     """What has to be installed for it, beside what the commit asks for."""
+    search: str = ""
+    """A folder whose modules it imports by their bare names, as a script beside them does."""
 
 
 def requirements(folder: Path) -> Guess | None:
@@ -115,12 +117,18 @@ def command(folder: Path) -> Guess | None:
     if found is None:
         return None
     name = shlex.quote(found.value)
+    python = "python3"
+    if found.search:
+        python = f'env PYTHONPATH={shlex.quote(found.search)}:"$PYTHONPATH" python3'
     if _mentions(folder, "gunicorn"):
         address = '"${HOST:-0.0.0.0}:${PORT:-8080}"'
-        return Guess(f"python3 -m gunicorn --bind {address} {name}", found.source)
+        return Guess(f"{python} -m gunicorn --bind {address} {name}", found.source)
+    if _mentions(folder, "tandem-release"):
+        return Guess(f"{python} -m tandem.serving {name}", found.source)
     factory = "--factory " if found.value.endswith("()") else ""
     served = (
-        'python3 -m granian --interface wsgi --host "${HOST:-0.0.0.0}" --port "${PORT:-8080}" '
+        f"{python} -m granian --interface wsgi "
+        + '--host "${HOST:-0.0.0.0}" --port "${PORT:-8080}" '
         + factory
         + name.replace("()", "")
     )
@@ -163,9 +171,30 @@ def flask_object(folder: Path) -> Guess | None:
             continue
         name = _object_in(tree)
         if name:
-            module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            return Guess(f"{module}:{name}", path)
+            search = _script_folder(folder, path, tree)
+            inside = path.removeprefix(f"{search}/") if search else path
+            module = inside.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            return Guess(f"{module}:{name}", path, search=search)
     return None
+
+
+def _script_folder(folder: Path, path: str, tree: ast.Module) -> str:
+    """The folder of a file that imports its neighbours as a script does; empty for a module."""
+    parent = Path(path).parent
+    if parent == Path() or (folder / parent / "__init__.py").exists():
+        return ""
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imported.add(node.module.partition(".")[0])
+
+    def is_in(place: Path, name: str) -> bool:
+        return (place / f"{name}.py").is_file() or (place / name).is_dir()
+
+    beside = any(is_in(folder / parent, name) and not is_in(folder, name) for name in imported)
+    return parent.as_posix() if beside else ""
 
 
 def _candidates(folder: Path) -> Iterator[str]:

@@ -144,3 +144,22 @@ def test_what_cannot_be_guessed_is_named_with_its_line(tmp_path: Path) -> None:
     repository(tmp_path, serve="print('hello')\n", **{"requirements.txt": "flask\n"})
     with pytest.raises(RecipeError, match=r"neither a Procfile .* say command = …"):
         read_recipe(tmp_path, "shop")
+
+
+def test_a_script_that_imports_its_neighbours_gets_its_folder_on_the_path(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "app.py").write_text(f"import classify\n{FLASK}")
+    (tmp_path / "app" / "classify.py").touch()
+    (tmp_path / "requirements.txt").write_text("flask\ngunicorn\n")
+    found = defaults.command(tmp_path)
+    assert found is not None
+    assert found.value.startswith('env PYTHONPATH=app:"$PYTHONPATH" python3 -m gunicorn ')
+    assert found.value.endswith(" app:app")
+
+
+def test_an_app_with_the_extension_is_served_by_its_server(tmp_path: Path) -> None:
+    repository(tmp_path, main=FACTORY, **{"requirements.txt": "tandem-release[serving]\n"})
+    found = defaults.command(tmp_path)
+    assert found is not None
+    assert found.value == "python3 -m tandem.serving 'main:create_app()'"
+    assert found.needs == ()

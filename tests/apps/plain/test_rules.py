@@ -1,0 +1,9 @@
+from rules import sentiment
+
+
+def test_good():
+    assert sentiment("I love it") == "positive"
+
+
+def test_bad():
+    assert sentiment("an awful day") == "negative"
