@@ -24,6 +24,10 @@ MODULES = ("wsgi", "app", "application", "main", "run", "server", "api")
 OBJECTS = ("app", "application")
 FACTORIES = ("create_app", "make_app")
 SKIPPED = {"tests", "test", "docs", "node_modules", "venv", ".venv", "env", "__pycache__"}
+MODEL_FILES = {
+    ".h5", ".joblib", ".keras", ".npy", ".npz", ".onnx", ".pickle", ".pkl", ".pt", ".pth", ".sav",
+    ".skops", ".ubj",
+}  # fmt: skip
 START = {
     "gunicorn": "python3 -m gunicorn",
     "granian": "python3 -m granian",
@@ -157,6 +161,20 @@ def extension(folder: Path, paths: list[str]) -> Guess:
             if file.suffix == ".py" and b"tandem.serving" in file.read_bytes():
                 return Guess(True, file.relative_to(folder).as_posix())
     return Guess(False, "nothing that is packed imports tandem.serving")
+
+
+def without_model(folder: Path, paths: list[str]) -> Guess | None:
+    """False where nothing that is packed asks for a model of Tandem's, with those it carries."""
+    carried = []
+    asks = rb"tandem\.serving|TANDEM_MODEL"
+    for path in paths:
+        file = folder / path
+        if file.suffix in MODEL_FILES:
+            carried.append(path)
+        elif file.suffix == ".py" and re.search(asks, file.read_bytes()):
+            return None
+    source = f"{carried[0]} is packed" if carried else "nothing that is packed reads TANDEM_MODEL"
+    return Guess(False, source)
 
 
 def flask_object(folder: Path) -> Guess | None:

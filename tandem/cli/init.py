@@ -47,6 +47,14 @@ def init(ask: bool) -> None:
     if found["test"] is None:
         lines.append("tests = false")
         click.echo("note: no tests were found; what has no tests is released untested")
+    alone = defaults.without_model(folder, found["paths"].value) if found["paths"] else None
+    if alone and open_project(None).models.latest() is None:
+        lines.append("model = false")
+        click.echo(f"note: it is released as code alone: {alone.source}, and no model is published")
+        click.echo(
+            'note: to release a model of its own, publish it with runtime="files", open it at '
+            "$TANDEM_MODEL, and take out model = false"
+        )
     for key in ("lock", "command"):
         if found[key] is None:
             raise RecipeError(f"no {key} was found: say {key} = … in [tool.tandem.app]")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from support.repositories import Repository
@@ -25,18 +22,6 @@ from tandem.release.records import ReleaseRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ROOT / "tests" / "apps"
-
-
-def build_wheel(folder: Path) -> Path:
-    """The library as a wheel in `folder`, built of a clone: nothing is left in the work tree."""
-    clone = folder / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    words += ["--disable-pip-version-check", "--wheel-dir", str(folder), str(clone)]
-    subprocess.run([sys.executable, *words], check=True, capture_output=True)
-    shutil.rmtree(clone)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
 
 
 class AppRepository:
@@ -62,22 +47,6 @@ class AppRepository:
         path = self.folder / "pyproject.toml"
         before = f"{path.read_text()}\n" if path.exists() else ""
         self.repository.commit({"pyproject.toml": before + lines}, "say how it is released")
-
-    def train(self) -> str:
-        """Run the data scientist's script, which publishes; what it printed."""
-        done = subprocess.run(
-            [sys.executable, "train.py"],
-            cwd=self.folder,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "TANDEM_STORE": self.settings["TANDEM_STORE"],
-            },
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
 
     def build(self) -> AppBuild:
         """Test the newest commit and make its image; red tests fail with what they printed."""
