@@ -41,10 +41,25 @@ def of_build(build: AppBuild, project: Project) -> Page:
     if build.image:
         page["app_image"] = build.image
         page["layers"] = _layers(build.layers, build.transfers)
+    if build.recipe.guessed:
+        page["guessed"] = _table(
+            [{"line": line, "found in": source} for line, source in build.recipe.guessed.items()]
+        )
+    page["asked"] = _asked(build)
     if build.left_out:
         listed = ", ".join(build.left_out[:10]) + (" …" if len(build.left_out) > 10 else "")
         page["left_out"] = f"not committed, so not built: {listed}"
     return page
+
+
+def _asked(build: AppBuild) -> str:
+    """What its service will be asked, so that nobody takes being alive for answering well."""
+    questions = f"{len(build.asked.questions)} questions of its own"
+    if build.asked.contract:
+        return f"the model's recorded questions, and {questions}"
+    if build.asked.questions:
+        return questions
+    return "only whether it is alive: its recipe has no questions"
 
 
 def of_image(packed: Packed, app: App, project: Project) -> Page:
