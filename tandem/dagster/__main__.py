@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from tandem import settings
+from tandem.dagster.signals import heed_sigterm
 from tandem.errors import TandemError
 from tandem.release.app import choose_app, find_apps
 
@@ -30,6 +31,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def release(name: str | None, as_json: bool) -> None:
     """Train, build and release what is new."""
+    heed_sigterm()
     try:
         settings.load()
         raise SystemExit(_release(name, as_json))

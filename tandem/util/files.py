@@ -27,8 +27,10 @@ def _lock(handle: int, *, wait: bool) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
-        import msvcrt
-
+        try:
+            import msvcrt
+        except ImportError:
+            return wait  # no locks at all: whether another holds it cannot be known
         mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined,unused-ignore]
         while True:
             try:

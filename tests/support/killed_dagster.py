@@ -1,6 +1,6 @@
 """A release of the tiny app through Dagster's own jobs, in a process that a test may kill.
 
-    PYTHONPATH=.:tests python tests/killed_dagster.py FOLDER PORT
+    PYTHONPATH=.:tests python tests/support/killed_dagster.py FOLDER PORT
 
 Keeps Dagster's records in FOLDER/dagster, prints what it does line by line, and `done` at the end.
 """
@@ -16,12 +16,14 @@ from support.tiny import Tiny
 from tandem.dagster import recovery
 from tandem.dagster.definitions import build_defs
 from tandem.dagster.release_command import release_needed
+from tandem.dagster.signals import heed_sigterm
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(folder: str, port: str) -> int:
     """Release, with the instance that a killed one has left."""
+    heed_sigterm()
     home = Path(folder) / "dagster"
     home.mkdir(exist_ok=True)
     shutil.copy(ROOT / "dagster.yaml", home)
