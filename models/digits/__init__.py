@@ -1,6 +1,4 @@
-"""The example's model: reads handwritten digits of 8 x 8 pixels; trained, tested on unseen rows,
-published.
-"""
+"""The example's model: reads handwritten digits of 8 x 8 pixels."""
 
 from __future__ import annotations
 

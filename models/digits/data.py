@@ -1,6 +1,4 @@
-"""scikit-learn's digits: 1,797 pictures of 8 x 8 pixels, their splits, and warped copies to learn
-more from.
-"""
+"""scikit-learn's digits: 1,797 pictures of 8 x 8 pixels, their splits, and warped copies."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ Digits = NDArray[np.int64]
 
 
 def load() -> tuple[Rows, Digits]:
-    """All pictures as rows of 64 numbers, with what they show, in the order in which writers wrote
-    them.
+    """All pictures as rows of 64 numbers, with what they show.
+
+    In the order in which writers wrote them.
     """
     from sklearn.datasets import load_digits
 
@@ -78,8 +77,10 @@ def with_copies(
     scale: float,
     shift: float,
 ) -> tuple[Rows, Digits]:
-    """The rows with `copies` warped ones of each: turned by up to `rotation` degrees, stretched and
-    slanted by up to the share `scale`, moved by up to `shift` pixels."""
+    """The rows, and `copies` warped ones of each.
+
+    Turned by up to `rotation` degrees, stretched and slanted by up to the share `scale`, moved by
+    up to `shift` pixels."""
     generator = np.random.default_rng(seed)
     pictures = rows.reshape(-1, SIDE, SIDE)
     warped = [_warped(pictures, generator, rotation, scale, shift) for _ in range(copies)]

@@ -1,5 +1,4 @@
-"""Training: a scaler and a small neural network, tested three ways on rows it never saw, then
-published.
+"""Training: a scaler and a small neural network, tested three ways, then published.
 
 A network rather than a support vector machine: it is as good, and one row costs it two small matrix
 products, in ONNX some microseconds. Warped copies of the training pictures teach it what a hand
@@ -55,8 +54,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
-    """A trained model, how good it is, and, once published, its version (`new`: not there
-    before).
+    """A trained model, how good it is, and, once published, its version.
+
+    `new`: it was not there before.
     """
 
     config: TrainConfig
@@ -181,8 +181,9 @@ def package_of(
 
 
 def evaluate(digits: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, float]:
-    """Accuracy, log loss, expected calibration error, and the share of the worst digit that is
-    read.
+    """How good it is on rows that it never saw.
+
+    Accuracy, log loss, expected calibration error, and the share of the worst digit that is read.
     """
     answers = probabilities.argmax(axis=1)
     right = answers == digits

@@ -17,8 +17,9 @@ log = logging.getLogger("tandem.build")
 
 
 class AppBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """A tested tree. `layers` and `image` (the digest of the image without a model) only when it
-    passed.
+    """A tested tree.
+
+    `layers` and `image` (the digest of the image without a model) only when it passed.
     """
 
     commit: str

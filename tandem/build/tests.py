@@ -60,8 +60,9 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class TestReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the commit's own tests said; `seconds` is the whole run's, `output` the end of what it
-    printed.
+    """What the commit's own tests said.
+
+    `seconds` is the whole run's, `output` the end of what it printed.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of the name

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,12 +28,16 @@ from tandem.source import Commit
 from tandem.util.files import write_whole
 from tandem.util.folders import scratch
 
+if TYPE_CHECKING:
+    from tandem.oci.app_image.base import BaseImage
+
 log = logging.getLogger("tandem")
 
 
 def build_app(project: Project, sha: str | None = None, *, again: bool = False) -> AppBuild:
-    """Test commit `sha` (by default the newest) and make its layers; a tree that passed before is
-    found again.
+    """Test commit `sha` (by default the newest) and make its layers.
+
+    A tree that passed before is found again.
 
     A report of failed tests is a result too. `again` runs the tests although there is a build of
     this tree. Raises `SourceError`, `BuildError` and `RegistryError`.
@@ -68,16 +73,8 @@ def build_app(project: Project, sha: str | None = None, *, again: bool = False) 
             python = locked_environment(pinned, project.state / "environments")
             report = run_tests(folder, recipe.test, python=python)
         log.info("tests of %s: %s", commit.short, report.summary)
-        build = AppBuild(
-            commit=commit.sha,
-            tree=commit.tree,
-            subject=commit.subject,
-            time=commit.time,
-            report=report,
-            recipe=recipe,
-            made_for=_made_for(project),
-            left_out=left_out,
-            asked=asked,
+        build = msgspec.structs.replace(
+            _tested(project, commit, recipe, report), left_out=left_out, asked=asked
         )
     if report.passed:
         # Checked out anew: the tests may have written where they ran.
@@ -132,9 +129,7 @@ def _lock_file(project: Project, folder: Path, name: str, found: Lock) -> Path:
 def _python(project: Project) -> str:
     """The Python that the image will have, like "3.11"."""
     if base := project.settings.base_image:
-        from tandem.oci.app_image.base import find_base
-
-        return find_base(base).runtime.version
+        return _base(base).runtime.version
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -148,7 +143,14 @@ def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> Ap
         passed=False, total=0, skipped=0, seconds=0.0, failures=[], summary=str(problem), output=""
     )
     recipe = Recipe(name=project.app, paths=[], lock="", test_lock="", test=[], command=[])
-    build = AppBuild(
+    build = _tested(project, commit, recipe, report)
+    project.builds.keep(build)
+    return build
+
+
+def _tested(project: Project, commit: Commit, recipe: Recipe, report: TestReport) -> AppBuild:
+    """The build of a commit as far as its tests."""
+    return AppBuild(
         commit=commit.sha,
         tree=commit.tree,
         subject=commit.subject,
@@ -157,8 +159,6 @@ def _without_recipe(project: Project, commit: Commit, problem: BuildError) -> Ap
         recipe=recipe,
         made_for=_made_for(project),
     )
-    project.builds.keep(build)
-    return build
 
 
 def _make_app_image(project: Project, folder: Path, build: AppBuild, found: Lock) -> AppBuild:
@@ -242,18 +242,22 @@ def outdated(project: Project, build: AppBuild) -> str:
 
 _BASE_SECONDS = 300.0
 
-_bases: dict[str, tuple[float, str]] = {}
+_bases: dict[str, tuple[float, BaseImage]] = {}
 
 
 def base_digest(reference: str) -> str:
     """The digest that a base image's tag stands for, asked of its registry every five minutes."""
+    return _base(reference).digest
+
+
+def _base(reference: str) -> BaseImage:
     from tandem.oci.app_image.base import find_base
 
-    asked, digest = _bases.get(reference, (0.0, ""))
-    if not digest or time.monotonic() - asked > _BASE_SECONDS:
-        digest = find_base(reference).digest
-        _bases[reference] = (time.monotonic(), digest)
-    return digest
+    asked, base = _bases.get(reference, (0.0, None))
+    if base is None or time.monotonic() - asked > _BASE_SECONDS:
+        base = find_base(reference)
+        _bases[reference] = (time.monotonic(), base)
+    return base
 
 
 def _still_good(project: Project, build: AppBuild) -> bool:

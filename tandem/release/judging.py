@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from tandem.build.app_build import AppBuild
 from tandem.errors import NothingToPack, SourceError
 from tandem.model import acceptance
@@ -24,18 +26,22 @@ def rule(project: Project, build: AppBuild | None = None) -> Criteria:
     By default that of the newest commit whose tests passed: a model is judged by the libraries
     that it would be served with, and must fit the code.
     """
-    if build is None:
-        with contextlib.suppress(NothingToPack, SourceError):
-            build = next(green_builds(project)[0], None)
+    build = build or newest_green(project)
     champion = project.ledger.releases.latest()
     return Criteria(
         rule=project.rule,
         takes=build.recipe.model if build else None,
         lock=(build.locked or None) if build else None,
         trust=tuple(build.recipe.trust) if build else (),
-        modules=_modules(project, build) if build else (),
         champion=(champion.model.version or None) if champion else None,
     )
+
+
+def newest_green(project: Project) -> AppBuild | None:
+    """The build of the newest commit whose tests passed, if there is one."""
+    with contextlib.suppress(NothingToPack, SourceError):
+        return next(green_builds(project)[0], None)
+    return None
 
 
 def _modules(project: Project, build: AppBuild) -> tuple[Path, ...]:
@@ -84,7 +90,7 @@ def judge_missing(project: Project) -> None:
         for version in project.models.versions():
             verdict = acceptance.standing_verdict(project.models, version, by)
             if verdict is None:
-                verdict = judge(project, version.number, by)
+                verdict = judge(project, version.number, by, build)
             if verdict.accepted:
                 return
             fits_another = fits_another or only_interface(verdict)
@@ -105,7 +111,8 @@ def judge_newest(project: Project) -> list[Proof]:
             Proof(name, False, f"no model {project.app} is published yet")
             for name in acceptance.CHECKS
         ]
-    verdict = judge(project, version.number, rule(project))
+    build = newest_green(project)
+    verdict = judge(project, version.number, rule(project, build), build)
     return [Proof(check.name, check.passed, check.summary) for check in verdict.checks]
 
 
@@ -117,8 +124,12 @@ def is_judged(project: Project) -> bool:
     )
 
 
-def judge(project: Project, number: int, by: Criteria) -> acceptance.Verdict:
-    """The verdict that stands on that version, or a new one."""
+def judge(
+    project: Project, number: int, by: Criteria, build: AppBuild | None
+) -> acceptance.Verdict:
+    """The verdict that stands on that version, or a new one, beside the code of `build`."""
+    if build is not None:
+        by = msgspec.structs.replace(by, modules=_modules(project, build))
     return acceptance.judge(project.models, number, by, cache=project.state / "models")
 
 

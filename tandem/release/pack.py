@@ -26,8 +26,9 @@ log = logging.getLogger("tandem")
 
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True):
-    """An image in the registry, not yet proven. `transfers`: what happened to each blob; `seconds`
-    in all.
+    """An image in the registry, not yet proven.
+
+    `transfers`: what happened to each blob; `seconds` in all.
     """
 
     digest: str

@@ -1,6 +1,4 @@
-"""One app with its settings opened: where its commits, models, images and records are, and where it
-goes live.
-"""
+"""One app with its settings opened: commits, models, images, records, target."""
 
 from __future__ import annotations
 

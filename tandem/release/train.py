@@ -17,8 +17,9 @@ log = logging.getLogger("tandem")
 def train(
     project: Project, trainer: Callable[..., Any], parameters: msgspec.Struct, *, publisher: str
 ) -> Any:
-    """Train with `parameters` and publish the next version; returns what the trainer tells for the
-    asset page.
+    """Train with `parameters` and publish the next version.
+
+    Returns what the trainer reports for the asset page.
     """
     commit = ""
     try:

@@ -16,8 +16,9 @@ from tandem.util.files import locked
 
 @contextlib.contextmanager
 def clean_folder(home: Path, purpose: str) -> Iterator[Path]:
-    """An empty folder of our own below `home`, removed afterwards; what a killed run left is
-    removed first.
+    """An empty folder of our own below `home`, removed afterwards.
+
+    What a killed run left is removed first.
     """
     home = home / purpose
     home.mkdir(parents=True, exist_ok=True)

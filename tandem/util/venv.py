@@ -12,8 +12,9 @@ from tandem.util.folders import beside
 
 
 def bare_python(state: Path) -> Path:
-    """A virtual environment of this Python with nothing in it, made once: nothing of this
-    machine's leaks in."""
+    """A virtual environment of this Python with nothing in it, made once.
+
+    Nothing that is installed on this machine leaks in."""
     base = getattr(sys, "_base_executable", None) or sys.executable
     key = hashlib.sha256(f"{base} {sys.version}".encode()).hexdigest()[:12]
     venv = state.absolute() / f"python-{key}"
